@@ -1,0 +1,5 @@
+"""Grounded video models: what, where and when."""
+
+from projects.common import compat
+
+compat.apply()
