@@ -1,0 +1,119 @@
+"""What the datasets hand to the grounded language model: a sample, a batch, and how one becomes the other.
+
+Shapes: B samples; L tokens; N tiles (all samples together); F frames for SAM 2 (all samples
+together); E expressions with masks of one sample; T its frames; S the square input of SAM 2;
+h, w the resolution of the mask loss.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+IGNORE_INDEX = -100  # a label that is not supervised
+
+
+@dataclass
+class GroundingSample:
+    """One conversation about one image or video.
+
+    ``input_ids`` hold exactly as many [SEG] tokens as ``masks`` has expressions, in the same
+    order. ``masks`` are resized (nearest) to the loss resolution by the dataset.
+    """
+
+    task: str  # names the head that trains on it: segment, chat, ...
+    name: str  # says in errors which sample this is
+    input_ids: Tensor  # [L] int64
+    labels: Tensor  # [L] int64, IGNORE_INDEX where not supervised
+    pixel_values: Tensor | None = None  # [tiles, 3, H, H] uint8 RGB, for the language model
+    grounding_frames: Tensor | None = None  # [T, 3, S, S] uint8 RGB, for SAM 2; an image has T = 1
+    masks: Tensor | None = None  # [E, T, h, w] bool
+
+
+@dataclass
+class GroundingBatch:
+    """A task-pure batch. Pixels stay uint8 RGB until the model normalises them on its device."""
+
+    task: str
+    names: list[str]
+    input_ids: Tensor  # [B, L] int64, padded on the right
+    attention_mask: Tensor  # [B, L] bool, False on padding
+    labels: Tensor  # [B, L] int64, IGNORE_INDEX where not supervised
+    pixel_values: Tensor | None  # [N, 3, H, H] uint8 RGB, in the order of the samples
+    grounding_frames: Tensor | None  # [F, 3, S, S] uint8 RGB, in the order of the samples
+    frames_per_sample: list[int]  # sums to F; 0 where a sample brings no frames
+    masks: list[Tensor | None]  # per sample [E, T, h, w] bool, or None
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """Return a batch whose tensors lie on ``device``."""
+
+        def move(value: object) -> object:
+            if isinstance(value, Tensor):
+                return value.to(device, non_blocking=non_blocking)
+            if isinstance(value, list):
+                return [move(item) for item in value]
+            return value
+
+        fields = dataclasses.fields(self)
+        return dataclasses.replace(self, **{f.name: move(getattr(self, f.name)) for f in fields})
+
+
+def collate_grounding(samples: Sequence[GroundingSample], *, pad_id: int = 0) -> GroundingBatch:
+    """Pad and concatenate samples of one task.
+
+    The value of ``pad_id`` never reaches a result: padded positions are masked and unlabelled.
+
+    Raises:
+        ValueError: if the tasks differ, or a sample's own streams do not line up.
+    """
+    tasks = sorted({sample.task for sample in samples})
+    if len(tasks) != 1:
+        raise ValueError(f"a batch holds one task, got {tasks or 'no samples'}")
+    for sample in samples:
+        _check(sample)
+    length = max(len(sample.input_ids) for sample in samples)
+    input_ids = torch.full((len(samples), length), pad_id, dtype=torch.int64)
+    labels = torch.full((len(samples), length), IGNORE_INDEX, dtype=torch.int64)
+    attention_mask = torch.zeros((len(samples), length), dtype=torch.bool)
+    for row, sample in enumerate(samples):
+        n = len(sample.input_ids)
+        input_ids[row, :n] = sample.input_ids
+        labels[row, :n] = sample.labels
+        attention_mask[row, :n] = True
+    frames = [sample.grounding_frames for sample in samples]
+    return GroundingBatch(
+        task=tasks[0],
+        names=[sample.name for sample in samples],
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        labels=labels,
+        pixel_values=_concatenate([sample.pixel_values for sample in samples]),
+        grounding_frames=_concatenate(frames),
+        frames_per_sample=[0 if clip is None else len(clip) for clip in frames],
+        masks=[sample.masks for sample in samples],
+    )
+
+
+def _concatenate(parts: Sequence[Tensor | None]) -> Tensor | None:
+    present = [part for part in parts if part is not None]
+    return torch.cat(present) if present else None
+
+
+def _check(sample: GroundingSample) -> None:
+    if len(sample.input_ids) != len(sample.labels):
+        raise ValueError(
+            f"{sample.name}: {len(sample.input_ids)} input_ids but {len(sample.labels)} labels"
+        )
+    if sample.masks is None:
+        return
+    frames = 0 if sample.grounding_frames is None else len(sample.grounding_frames)
+    if sample.masks.ndim != 4 or sample.masks.shape[1] != frames:
+        raise ValueError(
+            f"{sample.name}: masks of shape {tuple(sample.masks.shape)} beside {frames} grounding "
+            "frames; masks are [expressions, frames, h, w] with one mask a frame"
+        )
