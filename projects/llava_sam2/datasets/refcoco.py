@@ -1,0 +1,152 @@
+"""RefCOCO, RefCOCO+ and RefCOCOg: ``instances.json`` (COCO) and ``refs(unc|umd).p``."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from projects.common.plain_pickle import load_plain_pickle
+from projects.llava_sam2.datasets.rows import (
+    Expression,
+    Row,
+    RowErrors,
+    StillMask,
+    load_json,
+    tracks_read,
+)
+
+_REF_FIELDS = ("ref_id", "ann_id", "image_id", "split", "sentences")
+
+
+def refcoco_rows(
+    *,
+    root: str | Path,
+    image_root: str | Path,
+    split: str,
+    split_by: str = "unc",
+    on_bad_row: str = "error",
+    limit: int | None = None,
+) -> list[Row]:
+    """One row per image of a split, with all sentences of all its refs.
+
+    Args:
+        root: folder of ``instances.json`` and ``refs(<split_by>).p``.
+        image_root: folder of the images, e.g. ``coco2014/train2014``.
+        split: train, val, testA, testB (unc); train, val, test (umd).
+        split_by: unc for RefCOCO and RefCOCO+, umd for RefCOCOg.
+        on_bad_row: "error" raises with all bad records; "skip" leaves them out with a count.
+        limit: keep the first so many images.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file and the records.
+    """
+    root, image_root = Path(root), Path(image_root)
+    instances_file, refs_file = root / "instances.json", root / f"refs({split_by}).p"
+    images, annotations = _read_instances(instances_file)
+    refs = _refs_of_split(refs_file, split)
+    errors = RowErrors(refs_file, on_bad_row)
+    rows = []
+    for image_id, group in list(refs.items())[:limit]:
+        image = images.get(image_id)
+        if image is None:
+            errors.add(f"image_id {image_id}", f"not among the images of {instances_file}")
+            continue
+        path = image_root / image["file_name"]
+        if not path.is_file():
+            errors.add(f"image_id {image_id}", f"no image file {path}")
+            continue
+        row = _row(path, image, group, annotations[image_id], instances_file, errors)
+        if row.expressions:
+            rows.append(row)
+    errors.finish(rows)
+    return rows
+
+
+def _read_instances(
+    path: Path,
+) -> tuple[dict[int, dict[str, Any]], dict[int, list[dict[str, Any]]]]:
+    """Images by id, and each image's annotations."""
+    data = load_json(path)
+    try:
+        images = {image["id"]: image for image in data["images"]}
+        annotations: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        for annotation in data["annotations"]:
+            annotations[annotation["image_id"]].append(annotation)
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: not a COCO instances file ({type(error).__name__}: {error}); it needs "
+            "'images' with 'id' and 'annotations' with 'image_id'"
+        ) from error
+    return images, annotations
+
+
+def _refs_of_split(path: Path, split: str) -> dict[int, list[dict[str, Any]]]:
+    refs = load_plain_pickle(path)
+    if not isinstance(refs, list):
+        raise ValueError(f"{path}: expected a list of refs, found {type(refs).__name__}")
+    by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for number, ref in enumerate(refs):
+        missing = [name for name in _REF_FIELDS if name not in ref]
+        if missing:
+            raise ValueError(f"{path}: record {number} lacks {', '.join(missing)}")
+        if ref["split"] == split:
+            by_image[ref["image_id"]].append(ref)
+    if not by_image:
+        known = sorted({ref["split"] for ref in refs})
+        raise ValueError(f"{path}: no refs of split {split!r}; it has {', '.join(known)}")
+    return by_image
+
+
+def _row(
+    path: Path,
+    image: dict[str, Any],
+    refs: list[dict[str, Any]],
+    annotations: list[dict[str, Any]],
+    instances_file: Path,
+    errors: RowErrors,
+) -> Row:
+    size = (image["height"], image["width"])
+    objects = tuple(
+        StillMask(
+            annotation["segmentation"], *size, where=f"{instances_file} ann_id {annotation['id']}"
+        )
+        for annotation in annotations
+    )
+    position = {annotation["id"]: index for index, annotation in enumerate(annotations)}
+    expressions = [
+        expression
+        for ref in refs
+        for expression in _expressions(ref, position, objects, instances_file, errors)
+    ]
+    return Row(path.name, path, None, size, objects, tuple(expressions))
+
+
+def _expressions(
+    ref: dict[str, Any],
+    position: dict[int, int],
+    objects: tuple[StillMask, ...],
+    instances_file: Path,
+    errors: RowErrors,
+) -> list[Expression]:
+    where = f"ref_id {ref['ref_id']}"
+    if ref["ann_id"] not in position:
+        errors.add(
+            where,
+            f"ann_id {ref['ann_id']} is no annotation of image_id {ref['image_id']} in "
+            f"{instances_file}",
+        )
+        return []
+    target = (position[ref["ann_id"]],)
+    problem = tracks_read(target, objects, frames=1)
+    if problem is not None:
+        errors.add(f"{where} (ann_id {ref['ann_id']})", problem)
+        return []
+    expressions = []
+    for sentence in ref["sentences"]:
+        text = sentence["sent"].strip()
+        if text:
+            expressions.append(Expression(text, target, str(sentence["sent_id"])))
+        else:
+            errors.add(f"{where} sent_id {sentence['sent_id']}", "empty expression")
+    return expressions

@@ -1,0 +1,91 @@
+"""Phrasings of questions and answers. ``{expression}`` stands for what is referred to.
+
+A recipe picks a list or brings its own; each answer that is to give a mask holds one ``[SEG]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+SEG = "[SEG]"
+
+IMAGE_QUESTIONS = (
+    "Please segment {expression} in this image.",
+    "Can you mark {expression} in the picture with a mask?",
+    "Where in the image is {expression}? Answer with a mask.",
+    "Outline {expression} for me.",
+    "Which pixels of this image belong to {expression}?",
+    "Give me the segmentation mask of {expression}.",
+    "Find {expression} in this photo and segment it.",
+    "I am looking for {expression}. Show me where it is with a mask.",
+)
+
+VIDEO_QUESTIONS = (
+    "Please segment {expression} throughout this video.",
+    "Can you follow {expression} in the video with a mask?",
+    "Where in these frames is {expression}? Answer with a mask.",
+    "Track {expression} from the first frame to the last.",
+    "Which pixels of this clip belong to {expression}?",
+    "Give me the masks of {expression} over the whole clip.",
+    "Find {expression} in this video and segment it in every frame.",
+    "I want to see {expression} wherever it appears in the video. Segment it.",
+)
+
+MASK_ANSWERS = (
+    "It is [SEG].",
+    "Sure, here it is: [SEG].",
+    "[SEG].",
+    "The mask you asked for is [SEG].",
+    "Of course, I marked it as [SEG].",
+    "Here is the segmentation: [SEG].",
+)
+
+IMAGE_CAPTION_QUESTIONS = (
+    "What does this image show?",
+    "Describe the picture in a few words.",
+    "List what can be seen in this image.",
+    "Give a short description of the photo.",
+    "Which things are in this picture?",
+    "Tell me what you see.",
+)
+
+
+@dataclass(frozen=True)
+class Templates:
+    """Questions and answers to draw from, checked when built.
+
+    Raises:
+        ValueError: no phrasing, a question without ``{expression}``, or an answer that does not
+            hold exactly one ``[SEG]``.
+    """
+
+    questions: Sequence[str]
+    answers: Sequence[str] = MASK_ANSWERS
+
+    def __post_init__(self) -> None:
+        if not self.questions or not self.answers:
+            raise ValueError("templates need at least one question and one answer")
+        for question in self.questions:
+            if "{expression}" not in question:
+                raise ValueError(f"question template {question!r} lacks {{expression}}")
+        for answer in self.answers:
+            if answer.count(SEG) != 1:
+                raise ValueError(f"answer template {answer!r} must hold exactly one {SEG}")
+
+    def draw(self, expression: str, generator: np.random.Generator) -> tuple[str, str]:
+        """A question about ``expression`` and its answer, each phrased at random."""
+        question = self.questions[int(generator.integers(len(self.questions)))]
+        answer = self.answers[int(generator.integers(len(self.answers)))]
+        return _fill(question, expression), _fill(answer, expression)
+
+    def first(self, expression: str) -> tuple[str, str]:
+        """The first question and answer: what evaluation uses, so that it is the same each time."""
+        return _fill(self.questions[0], expression), _fill(self.answers[0], expression)
+
+
+def _fill(template: str, expression: str) -> str:
+    # not str.format: an expression or a template may hold other braces
+    return template.replace("{expression}", expression)
