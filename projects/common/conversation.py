@@ -1,0 +1,268 @@
+"""Chat templates, and how a conversation becomes ``input_ids`` and ``labels``.
+
+    bos | system | user turn with <img> <IMG_CONTEXT>*n </img> | answer + end | user turn | ...
+     -      -                      -                              supervised        -
+
+Only answers and their end token are supervised. The strings of the templates are those that the
+public models were trained with (InternLM2, Qwen2.5, Phi-3, Llama 3 and Vicuna chat formats).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+IMAGE_PLACEHOLDER = "<image>"  # in questions; never reaches the tokenizer
+IMAGE_START, IMAGE_CONTEXT, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
+SEG = "[SEG]"
+GROUNDING_TOKENS = (SEG, "<p>", "</p>", "<vp>", "</vp>")  # the tokens that Sa2VA adds, in its order
+IGNORE_INDEX = -100
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """Strings around the texts of a chat.
+
+    ``system`` holds ``{system}`` and ``user`` holds ``{input}``; ``end`` closes an answer and is
+    supervised; ``separator`` stands between turns and is not. ``default_system`` is used when no
+    system text is given; None leaves the system part out.
+    """
+
+    system: str
+    user: str
+    end: str
+    separator: str = "\n"
+    stop_words: tuple[str, ...] = ()
+    default_system: str | None = None
+
+
+_CHATML = ChatTemplate(
+    system="<|im_start|>system\n{system}<|im_end|>\n",
+    user="<|im_start|>user\n{input}<|im_end|>\n<|im_start|>assistant\n",
+    end="<|im_end|>",
+    stop_words=("<|im_end|>",),
+)
+
+TEMPLATES: dict[str, ChatTemplate] = {
+    "internlm2_chat": _CHATML,
+    "qwen_chat": dataclasses.replace(_CHATML, stop_words=("<|im_end|>", "<|endoftext|>")),
+    "phi3_chat": ChatTemplate(
+        system="<|system|>\n{system}<|end|>\n",
+        user="<|user|>\n{input}<|end|>\n<|assistant|>\n",
+        end="<|end|>",
+        stop_words=("<|end|>",),
+    ),
+    "llama3_chat": ChatTemplate(
+        system="<|start_header_id|>system<|end_header_id|>\n\n{system}<|eot_id|>",
+        user=(
+            "<|start_header_id|>user<|end_header_id|>\n\n{input}<|eot_id|>"
+            "<|start_header_id|>assistant<|end_header_id|>\n\n"
+        ),
+        end="<|eot_id|>",
+        separator="",
+        stop_words=("<|eot_id|>",),
+    ),
+    "vicuna": ChatTemplate(
+        system="{system} ",
+        user="USER: {input} ASSISTANT:",  # sentencepiece puts the space before the answer
+        end="</s>",
+        separator="",
+        stop_words=("</s>",),
+        default_system=(
+            "A chat between a curious user and an artificial intelligence assistant. The assistant "
+            "gives helpful, detailed, and polite answers to the user's questions."
+        ),
+    ),
+}
+
+
+class Encoded(NamedTuple):
+    input_ids: Tensor  # [L] int64
+    labels: Tensor  # [L] int64, -100 where not supervised
+
+
+def chat_template(name: str) -> ChatTemplate:
+    """The template called ``name``.
+
+    Raises:
+        ValueError: listing the known names.
+    """
+    if name not in TEMPLATES:
+        raise ValueError(f"no chat template {name!r}; there are {', '.join(sorted(TEMPLATES))}")
+    return TEMPLATES[name]
+
+
+def load_tokenizer(
+    path: str | Path, *, special_tokens: Sequence[str] = GROUNDING_TOKENS
+) -> PreTrainedTokenizerBase:
+    """Read a tokenizer folder (no code from it is run) and add what the project needs to it.
+
+    The image tokens come first, then ``special_tokens``, so that a model and a dataset that call
+    this with the same arguments agree on every id. Tokens that are there keep their ids.
+    """
+    if not Path(path).is_dir():
+        raise FileNotFoundError(f"no tokenizer folder at {path}")
+    tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+    tokens = [IMAGE_START, IMAGE_CONTEXT, IMAGE_END, *special_tokens]
+    known = tokenizer.get_vocab()
+    missing = [token for token in tokens if token not in known]
+    tokenizer.add_special_tokens(
+        {"extra_special_tokens": missing}, replace_extra_special_tokens=False
+    )
+    return tokenizer
+
+
+def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    """The id of one token.
+
+    Raises:
+        ValueError: if the tokenizer does not hold it as one token.
+    """
+    index = tokenizer.get_vocab().get(token)
+    if index is None:
+        raise ValueError(
+            f"the tokenizer {tokenizer.name_or_path!r} has no token {token!r}; load it with "
+            "projects.common.conversation.load_tokenizer, which adds it"
+        )
+    return index
+
+
+def encode_conversation(
+    tokenizer: PreTrainedTokenizerBase,
+    turns: Sequence[tuple[str, str]],
+    template: str,
+    *,
+    image_tokens: int = 0,
+    system: str | None = None,
+    max_length: int | None = None,
+    name: str = "conversation",
+) -> Encoded:
+    """Token ids of a whole conversation, answers supervised.
+
+    Args:
+        turns: (question, answer) pairs. Each ``<image>`` in a question becomes
+            ``<img>``, ``image_tokens`` times ``<IMG_CONTEXT>``, ``</img>``.
+        template: a name in :data:`TEMPLATES`.
+        image_tokens: visual tokens of one ``<image>`` (tiles times tokens a tile).
+        system: system text; None means the template's default.
+        max_length: longer conversations are cut at the end. A cut is allowed only through plain
+            text: one that would lose image tokens or touch an answer with [SEG] is an error.
+        name: of the sample, for errors.
+
+    Raises:
+        ValueError: for no turns, image placeholders that do not fit ``image_tokens``, or a cut
+            that the sample does not survive.
+    """
+    if not turns:
+        raise ValueError(f"{name}: a conversation needs at least one turn")
+    chat = chat_template(template)
+    ids, labels = _opening(tokenizer, chat, system), []
+    seg = tokenizer.get_vocab().get(SEG)
+    whole: list[tuple[int, str]] = []  # (end, what) of stretches that must survive a cut
+    for number, (question, answer) in enumerate(turns):
+        if IMAGE_PLACEHOLDER in answer:
+            raise ValueError(f"{name}: answer {number} contains {IMAGE_PLACEHOLDER}")
+        ids += _encode_user(tokenizer, chat, question, image_tokens, name)
+        if IMAGE_PLACEHOLDER in question:
+            whole.append((len(ids), f"the images of turn {number}"))
+        answer_ids = _encode_text(tokenizer, answer + chat.end)
+        labels += [IGNORE_INDEX] * (len(ids) - len(labels)) + answer_ids
+        ids += answer_ids
+        if seg is not None and seg in answer_ids:
+            whole.append((len(ids), f"answer {number}, which contains {SEG}"))
+        ids += _encode_text(tokenizer, chat.separator)
+    labels += [IGNORE_INDEX] * (len(ids) - len(labels))
+    _check_images(turns, image_tokens, name)
+    if max_length is not None and len(ids) > max_length:
+        _check_cut(labels, whole, max_length, len(ids), name)
+        ids, labels = ids[:max_length], labels[:max_length]
+    return Encoded(torch.tensor(ids), torch.tensor(labels))
+
+
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    question: str,
+    template: str,
+    *,
+    image_tokens: int = 0,
+    system: str | None = None,
+    history: Sequence[tuple[str, str]] = (),
+    name: str = "prompt",
+) -> Tensor:
+    """Token ids ``[L]`` up to where the model answers: the prefix of the training sequence."""
+    chat = chat_template(template)
+    ids = _opening(tokenizer, chat, system)
+    for past_question, answer in history:
+        ids += _encode_user(tokenizer, chat, past_question, image_tokens, name)
+        ids += _encode_text(tokenizer, answer + chat.end)
+        ids += _encode_text(tokenizer, chat.separator)
+    ids += _encode_user(tokenizer, chat, question, image_tokens, name)
+    _check_images([*history, (question, "")], image_tokens, name)
+    return torch.tensor(ids)
+
+
+def _opening(
+    tokenizer: PreTrainedTokenizerBase, chat: ChatTemplate, system: str | None
+) -> list[int]:
+    """The tokenizer's own start token, where it has one, and the system part."""
+    ids = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    system = chat.default_system if system is None else system
+    if system is not None:
+        ids += _encode_text(tokenizer, chat.system.format(system=system))
+    return ids
+
+
+def _encode_user(
+    tokenizer: PreTrainedTokenizerBase,
+    chat: ChatTemplate,
+    question: str,
+    image_tokens: int,
+    name: str,
+) -> list[int]:
+    if IMAGE_CONTEXT in question:
+        raise ValueError(f"{name}: the question spells {IMAGE_CONTEXT}; write {IMAGE_PLACEHOLDER}")
+    # replace, not format: questions may contain braces
+    first, *rest = chat.user.replace("{input}", question).split(IMAGE_PLACEHOLDER)
+    ids = _encode_text(tokenizer, first)
+    for part in rest:
+        ids.append(token_id(tokenizer, IMAGE_START))
+        ids += [token_id(tokenizer, IMAGE_CONTEXT)] * image_tokens
+        ids.append(token_id(tokenizer, IMAGE_END))
+        ids += _encode_text(tokenizer, part)
+    return ids
+
+
+def _encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+
+
+def _check_images(turns: Sequence[tuple[str, str]], image_tokens: int, name: str) -> None:
+    images = sum(question.count(IMAGE_PLACEHOLDER) for question, _ in turns)
+    if (images > 0) != (image_tokens > 0):
+        raise ValueError(
+            f"{name}: {images} {IMAGE_PLACEHOLDER} in the questions, but {image_tokens} visual "
+            "tokens for each"
+        )
+
+
+def _check_cut(
+    labels: Sequence[int],
+    whole: Sequence[tuple[int, str]],
+    max_length: int,
+    length: int,
+    name: str,
+) -> None:
+    where = f"{name}: {length} tokens, but at most {max_length} are allowed"
+    mend = "raise max_length, or use fewer expressions, tiles or frames"
+    for end, what in whole:
+        if end > max_length:
+            raise ValueError(f"{where}; the cut would touch {what}: {mend}")
+    if all(label == IGNORE_INDEX for label in labels[:max_length]):
+        raise ValueError(f"{where}; nothing supervised is left before the cut: {mend}")
