@@ -35,7 +35,7 @@ class _Sampler:
 
 
 class UniformFrames(_Sampler):
-    """Evenly spaced over the whole video, first and last frame included; a single one is central."""
+    """Evenly spaced, first and last frame included; a single one is the middle one."""
 
     def pick(self, count: int, generator: np.random.Generator) -> np.ndarray | range:
         if self.num == 1:

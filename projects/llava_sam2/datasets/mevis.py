@@ -62,6 +62,9 @@ def _row(
     masks_file: Path,
     errors: RowErrors,
 ) -> Row | None:
+    if not isinstance(video, dict) or not {"frames", "expressions"} <= video.keys():
+        errors.add(f"video {name}", "it needs 'frames' and 'expressions'")
+        return None
     frames = tuple(f"{frame}{suffix}" for frame in video["frames"])
     problem = _missing_frames(folder, frames)
     if problem is not None:
@@ -103,7 +106,7 @@ def _bad_expression(
     masks_file: Path,
 ) -> str | None:
     """What is wrong with an expression, or None."""
-    if not entry["exp"].strip():
+    if not entry.get("exp", "").strip():
         return "empty expression"
     if not objects:
         return "it names no anno_id (a split without masks is scored by the benchmark's server)"
@@ -113,7 +116,7 @@ def _bad_expression(
     for anno_id in objects:
         length = len(tracks[position[anno_id]].rles)
         if length != frames:
-            return f"anno_id {anno_id} has {length} masks in {masks_file}, the video {frames} frames"
+            return f"anno_id {anno_id} has {length} masks in {masks_file} for {frames} frames"
     return tracks_read([position[anno_id] for anno_id in objects], tracks, frames)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -76,7 +77,5 @@ class HorizontalFlip:
         return bool(generator.random() < self.probability)
 
     def text(self, expression: str) -> str:
-        return " ".join(self.words.get(word, word) for word in expression.split(" "))
-
-    def pixels(self, pixels: np.ndarray, *, axis: int) -> np.ndarray:
-        return np.flip(pixels, axis)
+        """The expression as it is true of the mirrored picture; whole words, any case."""
+        return re.sub(r"[\w-]+", lambda m: self.words.get(m[0].lower(), m[0]), expression)

@@ -5,14 +5,15 @@
           ├─ objects             what is annotated in it, each a MaskTrack (a mask a frame, or none)
           └─ expressions         text -> the objects it names; its mask is their union
 
-An image is a row of one frame. Masks stay encoded until a sample asks for them.
+An image is a row of one frame. A row reads like a video (``len(row)``, ``row[frame]``,
+``row.read(frames)``). Masks stay encoded until a sample asks for them.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -93,8 +94,10 @@ class Row:
         """Number of frames."""
         return 1 if self.frames is None else len(self.frames)
 
-    def read_frame(self, frame: int) -> np.ndarray:
-        """RGB uint8 [H, W, 3]; raises where the image disagrees with the annotation's size."""
+    def __getitem__(self, frame: int) -> np.ndarray:
+        """One frame, RGB uint8 [H, W, 3]; raises where it disagrees with the annotation's size."""
+        if not 0 <= frame < len(self):
+            raise IndexError(f"{self.name} has {len(self)} frames, asked for {frame}")
         path = self.source if self.frames is None else self.source / self.frames[frame]
         image = read_image(path)
         if self.size is not None and image.shape[:2] != self.size:
@@ -104,9 +107,16 @@ class Row:
             )
         return image
 
-    def read_frames(self, frames: Sequence[int]) -> np.ndarray:
+    def read(self, frames: Sequence[int]) -> np.ndarray:
         """RGB uint8 [T, H, W, 3]."""
-        return np.stack([self.read_frame(frame) for frame in frames])
+        images = [self[frame] for frame in frames]
+        for frame, image in zip(frames, images, strict=True):
+            if image.shape != images[0].shape:
+                raise ValueError(
+                    f"{self.name}: frame {frame} is {image.shape[:2]} (height, width), frame "
+                    f"{frames[0]} is {images[0].shape[:2]}; all frames of a video must be alike"
+                )
+        return np.stack(images)
 
     def read_mask(self, objects: Sequence[int], frame: int, size: tuple[int, int]) -> np.ndarray:
         """Union of the objects' masks on one frame, bool [H, W]; ``size`` is that of the frame."""
@@ -187,8 +197,3 @@ def load_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from error
-
-
-def concatenate(sources: Sequence[Callable[[], list[Row]] | list[Row]]) -> list[Row]:
-    """Rows of several sources in one list."""
-    return [row for source in sources for row in (source() if callable(source) else source)]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SEG = "[SEG]"
+from projects.common.conversation import SEG
 
 IMAGE_QUESTIONS = (
     "Please segment {expression} in this image.",

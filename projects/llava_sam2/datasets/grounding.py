@@ -1,0 +1,112 @@
+"""Rows to samples: an image or a video with some of its expressions as one conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from projects.common.samplers import Draw
+from projects.llava_sam2.datasets.frame_samplers import FrameSampler, UniformFrames
+from projects.llava_sam2.datasets.inputs import GroundingInputs
+from projects.llava_sam2.datasets.pixels import HorizontalFlip, resize_masks
+from projects.llava_sam2.datasets.rows import Expression, Row
+from projects.llava_sam2.datasets.templates import Templates
+from projects.llava_sam2.structures import GroundingSample
+
+
+class GroundingDataset:
+    """Samples for referring segmentation in images and videos.
+
+    Each sample holds one row with up to ``expressions`` of its expressions: one question and one
+    answer with its own [SEG] for each, in one conversation, behind the same pictures.
+
+    Args:
+        rows: from an annotation source.
+        inputs: pixels and conversations of the recipe.
+        templates: phrasings to draw from.
+        mask_size: side of the square at which the mask loss is computed.
+        expressions: how many to draw.
+        with_repetition: draw with repetition, so that each sample has exactly ``expressions``
+            (Sa2VA's way); otherwise a row that has fewer gives all it has.
+        frames: which frames of a video.
+        flip: mirrors some samples, words included; None: never.
+        task: the head that trains on the samples.
+    """
+
+    def __init__(
+        self,
+        *,
+        rows: Sequence[Row],
+        inputs: GroundingInputs,
+        templates: Templates,
+        mask_size: int,
+        expressions: int = 5,
+        with_repetition: bool = False,
+        frames: FrameSampler | None = None,
+        flip: HorizontalFlip | None = None,
+        task: str = "segment",
+    ) -> None:
+        if expressions < 1:
+            raise ValueError(f"a sample holds at least 1 expression, got {expressions}")
+        self.rows = rows
+        self.inputs = inputs
+        self.templates = templates
+        self.mask_size = mask_size
+        self.expressions = expressions
+        self.with_repetition = with_repetition
+        self.frames = frames or UniformFrames(num=5)
+        self.flip = flip
+        self.task = task
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, draw: Draw | int) -> GroundingSample:
+        draw = Draw(0, draw, 0) if isinstance(draw, int) else draw
+        row = self.rows[draw.index]
+        generator = np.random.default_rng(draw.seed)
+        indices = self.frames(len(row), generator)
+        chosen = self._choose(row.expressions, generator)
+        frames = row.read(indices)
+        masks = self._masks(row, chosen, indices, frames.shape[1:3])
+        texts = [expression.text for expression in chosen]
+        if self.flip is not None and self.flip.draw(generator):
+            frames, masks = np.flip(frames, axis=2), np.flip(masks, axis=3)
+            texts = [self.flip.text(text) for text in texts]
+        turns = [self.templates.draw(text, generator) for text in texts]
+        video = row.frames is not None
+        pixel_values = self.inputs.pixel_values(frames, video=video)
+        encoded = self.inputs.conversation(
+            turns, tiles=len(pixel_values), video=video, name=row.name
+        )
+        return GroundingSample(
+            task=self.task,
+            name=row.name,
+            input_ids=encoded.input_ids,
+            labels=encoded.labels,
+            pixel_values=pixel_values,
+            grounding_frames=self.inputs.grounding_frames(frames),
+            masks=resize_masks(masks, self.mask_size),
+        )
+
+    def _choose(
+        self, expressions: Sequence[Expression], generator: np.random.Generator
+    ) -> list[Expression]:
+        number = self.expressions
+        if not self.with_repetition:
+            number = min(number, len(expressions))
+        picks = generator.choice(len(expressions), size=number, replace=self.with_repetition)
+        return [expressions[int(pick)] for pick in picks]
+
+    @staticmethod
+    def _masks(
+        row: Row, expressions: Sequence[Expression], frames: Sequence[int], size: tuple[int, int]
+    ) -> np.ndarray:
+        """bool [E, T, H, W]."""
+        return np.stack(
+            [
+                np.stack([row.read_mask(expression.objects, frame, size) for frame in frames])
+                for expression in expressions
+            ]
+        )

@@ -1,0 +1,124 @@
+"""Referring expressions in images: cIoU and gIoU."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from projects.common.masks import decode_rle, encode_rle
+from projects.llava_sam2.datasets.rows import Expression, Row
+from projects.llava_sam2.evaluation.breakdown import Record, by_uses
+from projects.llava_sam2.evaluation.responders import Responder
+from projects.llava_sam2.predictor import Answer
+
+
+class ReferImageBenchmark:
+    """One item is an image with all its expressions; one prediction per expression.
+
+    Metrics (fractions): ``cIoU``, the sum of all intersections over the sum of all unions;
+    ``gIoU``, the mean IoU, where empty against empty counts 1; ``answered``, the share of
+    expressions for which a [SEG] came; each also by what the expression uses (``breakdown``).
+
+    Args:
+        rows: of images, from an annotation source.
+        respond: who answers.
+        uses: labels per expression key (``load_uses``); None: no breakdown.
+    """
+
+    def __init__(
+        self,
+        *,
+        rows: Sequence[Row],
+        respond: Responder,
+        uses: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        videos = [row.name for row in rows if row.frames is not None]
+        if videos:
+            raise ValueError(f"ReferImageBenchmark takes images; {videos[0]} is a video")
+        self.rows = rows
+        self.respond = respond
+        self.uses = checked_uses(rows, uses)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def predict(self, model: Any, index: int) -> list[Record]:
+        row = self.rows[index]
+        answers = self.respond.answer(model, row)
+        return [
+            self._record(row, expression, answer)
+            for expression, answer in zip(row.expressions, answers, strict=True)
+        ]
+
+    def summarise(self, records: Sequence[Record]) -> dict[str, float]:
+        return image_metrics(records) | by_uses(records, _iou_metrics)
+
+    def fingerprint(self) -> str:
+        return fingerprint(self.rows, self.respond)
+
+    def _record(self, row: Row, expression: Expression, answer: Answer) -> Record:
+        truth = row.read_mask(expression.objects, 0, row.size or row[0].shape[:2])
+        predicted = first_mask(answer, 0, truth.shape)
+        intersection, union = int((predicted & truth).sum()), int((predicted | truth).sum())
+        return {
+            "image": str(row.source),
+            "expression": expression.text,
+            "key": expression.key,
+            "uses": list(self.uses.get(expression.key, ())),
+            "answer": answer.text,
+            "seg_tokens": len(answer.masks),
+            "intersection": intersection,
+            "union": union,
+            "iou": intersection / union if union else 1.0,
+            "pred": encode_rle(predicted),
+            "gt": encode_rle(truth),
+        }
+
+
+def image_metrics(records: Sequence[Record]) -> dict[str, float]:
+    answered = sum(record["seg_tokens"] > 0 for record in records) / len(records)
+    return _iou_metrics(records) | {"answered": answered}
+
+
+def _iou_metrics(records: Sequence[Record]) -> dict[str, float]:
+    union = sum(record["union"] for record in records)
+    intersection = sum(record["intersection"] for record in records)
+    return {
+        "cIoU": intersection / union if union else 1.0,
+        "gIoU": float(np.mean([record["iou"] for record in records])),
+    }
+
+
+def first_mask(answer: Answer, frame: int, size: tuple[int, int]) -> np.ndarray:
+    """Mask of an answer's first [SEG] on a frame; empty when it has none.
+
+    A referring question asks for one mask, so further ones do not count.
+    """
+    if not answer.masks:
+        return np.zeros(size, dtype=bool)
+    return decode_rle(answer.masks[0][frame], where=f"prediction for {answer.text!r}")
+
+
+def checked_uses(
+    rows: Sequence[Row], uses: Mapping[str, Sequence[str]] | None
+) -> Mapping[str, Sequence[str]]:
+    """``uses`` if it knows every expression; an empty mapping for None."""
+    if uses is None:
+        return {}
+    keys = [expression.key for row in rows for expression in row.expressions]
+    unknown = [key for key in keys if key not in uses]
+    if unknown:
+        raise ValueError(
+            f"{len(unknown)} of {len(keys)} expressions have no 'uses' labels, e.g. key "
+            f"{unknown[0]!r}; the labels belong to another data set"
+        )
+    return uses
+
+
+def fingerprint(rows: Sequence[Row], respond: Responder) -> str:
+    """Changes with the questions and with who answers (not with the weights)."""
+    text = f"{list(rows)!r} {respond.describe()}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
