@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from projects.common import conversation as C
+from projects.common import conversation as chat
 
 WORDS = "segment the red circle . sure it is here user assistant system be brief".split()
 CHAT = ["<|im_start|>", "<|im_end|>"]
@@ -26,7 +26,7 @@ def tokenizer_folder(tmp_path):
 
 @pytest.fixture
 def tokenizer(tokenizer_folder):
-    return C.load_tokenizer(tokenizer_folder)
+    return chat.load_tokenizer(tokenizer_folder)
 
 
 def spell(tokenizer, ids):
@@ -44,21 +44,21 @@ def supervised(tokenizer, encoded):
 
 
 def test_load_tokenizer_adds_each_token_once_and_in_order(tokenizer_folder, tokenizer):
-    again = C.load_tokenizer(tokenizer_folder)
-    added = [C.IMAGE_START, C.IMAGE_CONTEXT, C.IMAGE_END, *C.GROUNDING_TOKENS]
-    ids = [C.token_id(tokenizer, token) for token in added]
+    again = chat.load_tokenizer(tokenizer_folder)
+    added = [chat.IMAGE_START, chat.IMAGE_CONTEXT, chat.IMAGE_END, *chat.GROUNDING_TOKENS]
+    ids = [chat.token_id(tokenizer, token) for token in added]
     assert ids == list(range(len(WORDS) + 4, len(WORDS) + 4 + len(added)))
-    assert ids == [C.token_id(again, token) for token in added]
+    assert ids == [chat.token_id(again, token) for token in added]
     assert spell(tokenizer, tokenizer("it is [SEG] .")["input_ids"]) == ["it", "is", "[SEG]", "."]
     # tokens that are there already keep their ids
     tokenizer.save_pretrained(tokenizer_folder)
-    assert len(C.load_tokenizer(tokenizer_folder)) == len(tokenizer)
+    assert len(chat.load_tokenizer(tokenizer_folder)) == len(tokenizer)
     # and the chat tokens of the folder are still special
     assert spell(tokenizer, tokenizer("<|im_end|>")["input_ids"]) == ["<|im_end|>"]
 
 
 def test_one_turn_token_by_token(tokenizer):
-    encoded = C.encode_conversation(
+    encoded = chat.encode_conversation(
         tokenizer,
         [("<image> segment the red circle .", "sure it is [SEG] red circle .")],
         "qwen_chat",
@@ -78,20 +78,22 @@ def test_one_turn_token_by_token(tokenizer):
 
 def test_several_turns_supervise_every_answer_and_nothing_else(tokenizer):
     turns = [("<image> segment the circle .", "it is [SEG] ."), ("red .", "here [SEG]")]
-    encoded = C.encode_conversation(
+    encoded = chat.encode_conversation(
         tokenizer, turns, "internlm2_chat", image_tokens=1, system="be brief"
     )
-    assert spell(tokenizer, encoded.input_ids)[:5] == "<|im_start|> system be brief <|im_end|>".split()
-    assert supervised(tokenizer, encoded) == "it is [SEG] . <|im_end|> here [SEG] <|im_end|>".split()
+    opening = "<|im_start|> system be brief <|im_end|>".split()
+    assert spell(tokenizer, encoded.input_ids)[: len(opening)] == opening
+    answers = "it is [SEG] . <|im_end|> here [SEG] <|im_end|>".split()
+    assert supervised(tokenizer, encoded) == answers
 
 
 @pytest.mark.parametrize("history", [(), (("the circle .", "it is [SEG]"),)])
 def test_prompt_is_the_prefix_of_the_training_sequence(tokenizer, history):
     question, answer = "<image> segment the red circle .", "it is [SEG]"
-    prompt = C.prompt_ids(
+    prompt = chat.prompt_ids(
         tokenizer, question, "qwen_chat", image_tokens=2, system="be brief", history=history
     )
-    whole = C.encode_conversation(
+    whole = chat.encode_conversation(
         tokenizer, [*history, (question, answer)], "qwen_chat", image_tokens=2, system="be brief"
     )
     assert whole.input_ids[: len(prompt)].tolist() == prompt.tolist()
@@ -110,7 +112,7 @@ class Letters:
         return {"input_ids": [ord(letter) for letter in text]}
 
     def get_vocab(self):
-        return {C.IMAGE_START: 1, C.IMAGE_CONTEXT: 2, C.IMAGE_END: 3}
+        return {chat.IMAGE_START: 1, chat.IMAGE_CONTEXT: 2, chat.IMAGE_END: 3}
 
 
 SPELLED = {
@@ -136,35 +138,35 @@ SPELLED = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(C.TEMPLATES))
+@pytest.mark.parametrize("name", sorted(chat.TEMPLATES))
 def test_template_letter_by_letter(name):
     prompt, answer, separator = SPELLED[name]
-    encoded = C.encode_conversation(Letters(bos=7), [("Q", "A")], name, system="S")
+    encoded = chat.encode_conversation(Letters(bos=7), [("Q", "A")], name, system="S")
     assert encoded.input_ids[0] == 7  # the tokenizer's start token comes once, first
     assert "".join(map(chr, encoded.input_ids[1:].tolist())) == prompt + answer + separator
     assert "".join(chr(label) for label in encoded.labels.tolist() if label != -100) == answer
-    assert answer.removeprefix("A") in C.TEMPLATES[name].stop_words
+    assert answer.removeprefix("A") in chat.TEMPLATES[name].stop_words
 
 
 def test_system_text_is_left_out_or_the_templates_own():
-    plain = C.prompt_ids(Letters(), "Q", "qwen_chat")
+    plain = chat.prompt_ids(Letters(), "Q", "qwen_chat")
     assert "".join(map(chr, plain.tolist())).startswith("<|im_start|>user\nQ")
-    vicuna = C.prompt_ids(Letters(), "Q", "vicuna")
+    vicuna = chat.prompt_ids(Letters(), "Q", "vicuna")
     assert "".join(map(chr, vicuna.tolist())).startswith("A chat between a curious user")
 
 
 def test_braces_in_a_question_are_text():
-    ids = C.prompt_ids(Letters(), "the {system} {input} cup", "phi3_chat")
+    ids = chat.prompt_ids(Letters(), "the {system} {input} cup", "phi3_chat")
     assert "the {system} {input} cup<|end|>" in "".join(map(chr, ids.tolist()))
 
 
 def test_a_cut_through_seg_or_image_names_the_sample(tokenizer):
     turns = [("<image> segment .", "it is [SEG]"), ("here .", "red circle . sure it is")]
-    whole = C.encode_conversation(tokenizer, turns, "qwen_chat", image_tokens=4)
+    whole = chat.encode_conversation(tokenizer, turns, "qwen_chat", image_tokens=4)
     first_end = spell(tokenizer, whole.input_ids).index("[SEG]") + 2  # [SEG] <|im_end|>
 
     def cut(length):
-        return C.encode_conversation(
+        return chat.encode_conversation(
             tokenizer, turns, "qwen_chat", image_tokens=4, max_length=length, name="clip 7"
         )
 
@@ -177,23 +179,23 @@ def test_a_cut_through_seg_or_image_names_the_sample(tokenizer):
     with pytest.raises(ValueError, match="clip 7.*the images of turn 0"):
         cut(5)
     with pytest.raises(ValueError, match="clip 8.*nothing supervised"):
-        C.encode_conversation(
+        chat.encode_conversation(
             tokenizer, [("red " * 9, "it is")], "qwen_chat", max_length=6, name="clip 8"
         )
 
 
 def test_mistakes_are_told(tokenizer, tmp_path):
     with pytest.raises(ValueError, match="'qwen'; there are .*qwen_chat"):
-        C.prompt_ids(tokenizer, "the", "qwen")
+        chat.prompt_ids(tokenizer, "the", "qwen")
     with pytest.raises(ValueError, match="s1: 2 <image> in the questions, but 0 visual"):
-        C.encode_conversation(tokenizer, [("<image> <image>", "it")], "qwen_chat", name="s1")
+        chat.encode_conversation(tokenizer, [("<image> <image>", "it")], "qwen_chat", name="s1")
     with pytest.raises(ValueError, match="0 <image> in the questions, but 4 visual"):
-        C.prompt_ids(tokenizer, "the", "qwen_chat", image_tokens=4)
+        chat.prompt_ids(tokenizer, "the", "qwen_chat", image_tokens=4)
     with pytest.raises(ValueError, match="spells <IMG_CONTEXT>"):
-        C.prompt_ids(tokenizer, "the <IMG_CONTEXT>", "qwen_chat")
+        chat.prompt_ids(tokenizer, "the <IMG_CONTEXT>", "qwen_chat")
     with pytest.raises(ValueError, match="answer 0 contains <image>"):
-        C.encode_conversation(tokenizer, [("the", "<image>")], "qwen_chat")
+        chat.encode_conversation(tokenizer, [("the", "<image>")], "qwen_chat")
     with pytest.raises(ValueError, match="no token '<frame_0>'"):
-        C.token_id(tokenizer, "<frame_0>")
+        chat.token_id(tokenizer, "<frame_0>")
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        C.load_tokenizer(tmp_path / "nowhere")
+        chat.load_tokenizer(tmp_path / "nowhere")
