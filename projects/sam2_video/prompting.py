@@ -1,0 +1,216 @@
+"""Simulated users: which frames are prompted, and where clicks and boxes fall.
+
+Follows the prompt simulation of SAM 2's training (Ravi et al., 2024). Everything is batched over
+rows (objects) and drawn from generators that the caller passes in. Points are pixels (x, y) of the
+model's square input; labels: 1 positive, 0 negative, 2 and 3 the corners of a box.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PromptPlan:
+    """Which frames of a clip receive what. Equal for all rows of a batch."""
+
+    conditioning: list[int]  # prompted first, decoded without memory; the first is frame 0
+    mask_prompts: bool  # the ground truth mask is given, else a click or a box
+    box_frames: frozenset[int] = field(default_factory=frozenset)  # those that start with a box
+    correction: frozenset[int] = field(default_factory=frozenset)  # those that get more clicks
+
+
+class PromptSimulator:
+    """Draws plans and prompts; each probability of the recipe is an argument.
+
+    Args:
+        point_prob: points (clicks or a box) rather than the mask; a one-frame clip always uses
+            points.
+        box_prob: of those, a box rather than a click.
+        max_conditioning_frames: 1 to n initial conditioning frames, frame 0 always among them.
+        max_correction_frames: at most this many frames receive correction clicks (never fewer
+            than are conditioned); only where points are used.
+        num_correction_clicks: clicks per such frame.
+        gt_click_prob: a correction click comes from the ground truth, not from the error region.
+        box_noise, max_box_noise: jitter of a box's sides, as a share of its size and in pixels.
+    """
+
+    def __init__(
+        self,
+        *,
+        point_prob: float = 0.5,
+        box_prob: float = 0.5,
+        max_conditioning_frames: int = 2,
+        max_correction_frames: int = 2,
+        num_correction_clicks: int = 7,
+        gt_click_prob: float = 0.1,
+        box_noise: float = 0.1,
+        max_box_noise: float = 20.0,
+    ) -> None:
+        for name in ("point_prob", "box_prob", "gt_click_prob"):
+            if not 0 <= locals()[name] <= 1:
+                raise ValueError(f"PromptSimulator: {name} must be in 0..1, got {locals()[name]}")
+        if max_conditioning_frames < 1 or max_correction_frames < 0 or num_correction_clicks < 0:
+            raise ValueError(
+                "PromptSimulator wants max_conditioning_frames >= 1, max_correction_frames and "
+                f"num_correction_clicks >= 0, got {max_conditioning_frames}, "
+                f"{max_correction_frames}, {num_correction_clicks}"
+            )
+        self.point_prob = point_prob
+        self.box_prob = box_prob
+        self.max_conditioning_frames = max_conditioning_frames
+        self.max_correction_frames = max_correction_frames
+        self.num_correction_clicks = num_correction_clicks
+        self.gt_click_prob = gt_click_prob
+        self.box_noise = box_noise
+        self.max_box_noise = max_box_noise
+
+    def plan(self, promptable: list[bool], rng: np.random.Generator) -> PromptPlan:
+        """Draw what happens on each frame.
+
+        Args:
+            promptable: per frame, whether every object is visible. An object that is absent has no
+                box and no click of its own, so only such frames become conditioning frames.
+
+        Raises:
+            ValueError: an object is absent on frame 0.
+        """
+        num_frames = len(promptable)
+        if not promptable[0]:
+            raise ValueError("an object is absent on the first frame of its clip: nothing to prompt")
+        use_points = num_frames == 1 or rng.random() < self.point_prob
+        most = min(self.max_conditioning_frames, num_frames)
+        wanted = int(rng.integers(1, most + 1))
+        others = [frame for frame in range(1, num_frames) if promptable[frame]]
+        extra = rng.choice(others, min(wanted - 1, len(others)), replace=False) if others else []
+        conditioning = [0, *sorted(int(frame) for frame in extra)]
+        if not use_points:
+            return PromptPlan(conditioning=conditioning, mask_prompts=True)
+        boxes = frozenset(frame for frame in conditioning if rng.random() < self.box_prob)
+        return PromptPlan(
+            conditioning=conditioning,
+            mask_prompts=False,
+            box_frames=boxes,
+            correction=self._correction_frames(num_frames, conditioning, rng),
+        )
+
+    def _correction_frames(
+        self, num_frames: int, conditioning: list[int], rng: np.random.Generator
+    ) -> frozenset[int]:
+        """Conditioning frames first; what is left of the draw comes from the other frames."""
+        if not self.max_correction_frames or not self.num_correction_clicks:
+            return frozenset()
+        most = min(self.max_correction_frames, num_frames)
+        least = min(len(conditioning), most)
+        wanted = int(rng.integers(least, most + 1))
+        others = [frame for frame in range(num_frames) if frame not in conditioning]
+        extra = rng.choice(others, min(wanted - least, len(others)), replace=False) if others else []
+        return frozenset([*conditioning[:wanted], *(int(frame) for frame in extra)])
+
+    def first_points(
+        self, masks: Tensor, *, box: bool, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """The first points of a conditioning frame: a positive click or two corners of a box.
+
+        Args:
+            masks: bool ``[B, S, S]``, none empty.
+
+        Returns:
+            points float ``[B, P, 2]``, labels int64 ``[B, P]``; P is 1 or 2.
+        """
+        if not box:
+            return sample_clicks(masks, None, generator=generator)
+        return sample_boxes(
+            masks, noise=self.box_noise, max_noise=self.max_box_noise, generator=generator
+        )
+
+    def correction_click(
+        self,
+        masks: Tensor,
+        predicted: Tensor,
+        *,
+        rng: np.random.Generator,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
+        """One more click per row; ``predicted`` is bool ``[B, S, S]`` like ``masks``."""
+        from_truth = rng.random() < self.gt_click_prob
+        return sample_clicks(masks, None if from_truth else predicted, generator=generator)
+
+
+def sample_clicks(
+    masks: Tensor, predicted: Tensor | None, *, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """One click per row, uniform over the pixels where prediction and ground truth differ.
+
+    Positive where the object was missed, negative where background was taken for it. A row without
+    an error gets a negative click in the background (a positive one if there is none). Without
+    a prediction, or ``predicted=None``, the click is uniform over the object.
+
+    Args:
+        masks: bool ``[B, H, W]``.
+        predicted: bool ``[B, H, W]`` or None.
+
+    Returns:
+        points float32 ``[B, 1, 2]``, labels int64 ``[B, 1]``.
+    """
+    truth = masks.flatten(1)
+    error = truth if predicted is None else truth ^ predicted.flatten(1)
+    correct = ~error.any(1, keepdim=True)
+    region = torch.where(correct, ~truth | truth.all(1, keepdim=True), error)
+    noise = torch.rand(region.shape, device=region.device, generator=generator)
+    index = torch.where(region, noise, -1.0).argmax(1, keepdim=True)  # uniform over the region
+    width = masks.shape[-1]
+    points = torch.stack([index % width, index // width], dim=-1).float()
+    return points, truth.gather(1, index).long()
+
+
+def sample_boxes(
+    masks: Tensor, *, noise: float, max_noise: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """The two corner pixels of each mask's bounding box, jittered and kept inside of the image.
+
+    Args:
+        masks: bool ``[B, H, W]``, none empty.
+        noise: each coordinate moves by up to this share of the box's width or height,
+        max_noise: but by no more than so many pixels.
+
+    Returns:
+        points float32 ``[B, 2, 2]``, labels int64 ``[B, 2]`` (2, 3).
+
+    Raises:
+        ValueError: a mask is empty; it has no box.
+    """
+    empty = ~masks.flatten(1).any(1)
+    if empty.any():
+        raise ValueError(f"rows {empty.nonzero().flatten().tolist()} have empty masks: no box")
+    height, width = masks.shape[-2:]
+    columns, rows = masks.any(-2).int(), masks.any(-1).int()  # [B, W], [B, H]
+    left, top = columns.argmax(-1), rows.argmax(-1)
+    right = width - 1 - columns.flip(-1).argmax(-1)
+    bottom = height - 1 - rows.flip(-1).argmax(-1)
+    corners = torch.stack([left, top, right, bottom], dim=-1).float()  # [B, 4]
+    sides = (corners[:, 2:] - corners[:, :2]).repeat(1, 2)  # width, height, width, height
+    reach = (sides * noise).clamp(max=max_noise)
+    jitter = 2 * torch.rand(corners.shape, device=corners.device, generator=generator) - 1
+    limits = corners.new_tensor([width - 1, height - 1, width - 1, height - 1])
+    corners = torch.minimum((corners + jitter * reach).clamp(min=0), limits)
+    labels = torch.tensor([2, 3], device=masks.device).expand(len(masks), 2)
+    return corners.reshape(-1, 2, 2), labels
+
+
+def interior_point(mask: np.ndarray) -> tuple[int, int]:
+    """(x, y) of the pixel of a bool ``[H, W]`` mask that is farthest from its border.
+
+    Raises:
+        ValueError: the mask is empty.
+    """
+    if not mask.any():
+        raise ValueError("an empty mask has no interior point")
+    distance = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    y, x = np.unravel_index(int(distance.argmax()), mask.shape)
+    return int(x), int(y)
