@@ -1,0 +1,38 @@
+"""SAM 2: verbs on transformers' blocks, memory, tracker, weights."""
+
+from .blocks import Sam2, build_sam2
+from .config import sam2_config, toy_config
+from .memory import MemoryBank
+from .tracker import Tracker, TrackingPolicy
+from .typed import (
+    BOX_END,
+    BOX_START,
+    NEGATIVE,
+    PADDING,
+    POSITIVE,
+    FrameFeatures,
+    FrameOutput,
+    MaskCandidates,
+    MixedPrompt,
+    Prompt,
+)
+
+__all__ = [
+    "BOX_END",
+    "BOX_START",
+    "NEGATIVE",
+    "PADDING",
+    "POSITIVE",
+    "FrameFeatures",
+    "FrameOutput",
+    "MaskCandidates",
+    "MemoryBank",
+    "MixedPrompt",
+    "Prompt",
+    "Sam2",
+    "Tracker",
+    "TrackingPolicy",
+    "build_sam2",
+    "sam2_config",
+    "toy_config",
+]
