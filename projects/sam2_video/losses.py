@@ -98,9 +98,7 @@ class MultiStepMaskLoss:
         predicted_iou = torch.cat([step.candidates.iou for step in steps]).float()
         object_logits = torch.cat([step.candidates.object_logits for step in steps]).float()
         if logits.shape[-2:] != truth.shape[-2:]:
-            logits = F.interpolate(
-                logits, truth.shape[-2:], mode="bilinear", align_corners=False
-            )
+            logits = F.interpolate(logits, truth.shape[-2:], mode="bilinear", align_corners=False)
         logits = logits.flatten(2)  # [K, M, P]
         truth = truth.flatten(1).unsqueeze(1).expand_as(logits)
 

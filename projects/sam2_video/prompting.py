@@ -52,9 +52,10 @@ class PromptSimulator:
         box_noise: float = 0.1,
         max_box_noise: float = 20.0,
     ) -> None:
-        for name in ("point_prob", "box_prob", "gt_click_prob"):
-            if not 0 <= locals()[name] <= 1:
-                raise ValueError(f"PromptSimulator: {name} must be in 0..1, got {locals()[name]}")
+        shares = dict(point_prob=point_prob, box_prob=box_prob, gt_click_prob=gt_click_prob)
+        for name, value in shares.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"PromptSimulator: {name} must be in 0..1, got {value}")
         if max_conditioning_frames < 1 or max_correction_frames < 0 or num_correction_clicks < 0:
             raise ValueError(
                 "PromptSimulator wants max_conditioning_frames >= 1, max_correction_frames and "
@@ -82,7 +83,9 @@ class PromptSimulator:
         """
         num_frames = len(promptable)
         if not promptable[0]:
-            raise ValueError("an object is absent on the first frame of its clip: nothing to prompt")
+            raise ValueError(
+                "an object is absent on the first frame of its clip: nothing to prompt"
+            )
         use_points = num_frames == 1 or rng.random() < self.point_prob
         most = min(self.max_conditioning_frames, num_frames)
         wanted = int(rng.integers(1, most + 1))
@@ -109,7 +112,9 @@ class PromptSimulator:
         least = min(len(conditioning), most)
         wanted = int(rng.integers(least, most + 1))
         others = [frame for frame in range(num_frames) if frame not in conditioning]
-        extra = rng.choice(others, min(wanted - least, len(others)), replace=False) if others else []
+        extra = (
+            rng.choice(others, min(wanted - least, len(others)), replace=False) if others else []
+        )
         return frozenset([*conditioning[:wanted], *(int(frame) for frame in extra)])
 
     def first_points(

@@ -1,0 +1,167 @@
+"""Simulated prompts lie where a user's would."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from projects.sam2_video.prompting import (
+    PromptSimulator,
+    interior_point,
+    sample_boxes,
+    sample_clicks,
+)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def random_masks(seed, rows=6, height=12, width=17):
+    return torch.rand(rows, height, width, generator=generator(seed)) > 0.6
+
+
+def test_clicks_lie_in_the_error_region_with_the_true_label():
+    for seed in range(20):
+        masks, predicted = random_masks(seed), random_masks(seed + 100)
+        points, labels = sample_clicks(masks, predicted, generator=generator(seed))
+        for row, ((x, y),) in enumerate(points.long().tolist()):
+            assert masks[row, y, x] != predicted[row, y, x]
+            assert labels[row, 0] == int(masks[row, y, x])
+
+
+def test_first_clicks_lie_on_the_object():
+    masks = torch.zeros(3, 8, 9, dtype=torch.bool)
+    masks[0, 7, 8] = masks[1, 0, 3] = masks[2, 4, 0] = True
+    points, labels = sample_clicks(masks, None, generator=generator())
+    assert points[:, 0].tolist() == [[8, 7], [3, 0], [0, 4]]
+    assert labels.flatten().tolist() == [1, 1, 1]
+
+
+def test_clicks_are_uniform_over_the_region():
+    mask = torch.zeros(1, 2, 3, dtype=torch.bool)
+    mask[0, 0, :] = mask[0, 1, 2] = True
+    points, _ = sample_clicks(mask.expand(8000, 2, 3), None, generator=generator())
+    index = (points[:, 0, 1] * 3 + points[:, 0, 0]).long()
+    share = torch.bincount(index, minlength=6) / 8000
+    assert share[[3, 4]].tolist() == [0, 0]
+    assert share[[0, 1, 2, 5]].tolist() == pytest.approx([0.25] * 4, abs=0.02)
+
+
+def test_a_perfect_prediction_gets_a_background_click():
+    masks = torch.zeros(2, 4, 4, dtype=torch.bool)
+    masks[0] = True
+    masks[0, 1, 2] = False
+    masks[1] = True  # no background at all: a positive click then
+    points, labels = sample_clicks(masks, masks, generator=generator())
+    assert points[0, 0].tolist() == [2, 1]
+    assert labels.flatten().tolist() == [0, 1]
+
+
+def test_boxes_without_noise_are_the_corner_pixels():
+    masks = torch.zeros(2, 10, 12, dtype=torch.bool)
+    masks[0, 3:7, 2:9] = True
+    masks[1, 9, 11] = True
+    points, labels = sample_boxes(masks, noise=0.0, max_noise=20, generator=generator())
+    assert points.tolist() == [[[2, 3], [8, 6]], [[11, 9], [11, 9]]]
+    assert labels.tolist() == [[2, 3], [2, 3]]
+
+
+def test_box_noise_is_bounded_by_share_and_pixels_and_image():
+    masks = torch.zeros(1, 400, 600, dtype=torch.bool)
+    masks[0, 100:141, 200:501] = True  # 300 wide: 20 px at most; 40 high: 4 px
+    points, _ = sample_boxes(
+        masks.expand(500, -1, -1), noise=0.1, max_noise=20, generator=generator()
+    )
+    offset = points.flatten(1) - torch.tensor([200, 100, 500, 140])
+    reach = offset.abs().amax(0)
+    assert (reach <= torch.tensor([20, 4, 20, 4])).all()
+    assert (reach > torch.tensor([18, 3.6, 18, 3.6])).all()
+    full = torch.ones(50, 30, 40, dtype=torch.bool)
+    points, _ = sample_boxes(full, noise=0.1, max_noise=20, generator=generator())
+    assert points.min() >= 0 and (points.amax((0, 1)) <= torch.tensor([39, 29])).all()
+
+
+def test_an_empty_mask_has_no_box():
+    masks = torch.zeros(3, 4, 4, dtype=torch.bool)
+    masks[1, 2, 2] = True
+    with pytest.raises(ValueError, match=r"rows \[0, 2\]"):
+        sample_boxes(masks, noise=0.1, max_noise=20, generator=generator())
+
+
+def plans(simulator, promptable, count=400):
+    rng = np.random.default_rng(0)
+    return [simulator.plan(promptable, rng) for _ in range(count)]
+
+
+def test_an_image_always_uses_points_and_one_frame():
+    for plan in plans(PromptSimulator(point_prob=0.0), [True], 50):
+        assert plan.conditioning == [0] and not plan.mask_prompts
+        assert plan.correction == {0}
+
+
+def test_only_frames_with_every_object_are_conditioned():
+    promptable = [True, False, True, False, True]
+    drawn = plans(PromptSimulator(max_conditioning_frames=3), promptable)
+    assert all(plan.conditioning[0] == 0 for plan in drawn)
+    assert {frame for plan in drawn for frame in plan.conditioning} == {0, 2, 4}
+    assert {len(plan.conditioning) for plan in drawn} == {1, 2, 3}
+    assert all(plan.box_frames <= set(plan.conditioning) for plan in drawn)
+    alone = plans(PromptSimulator(), [True, False, False], 50)
+    assert all(plan.conditioning == [0] for plan in alone)
+    with pytest.raises(ValueError, match="absent on the first frame"):
+        PromptSimulator().plan([False, True], np.random.default_rng(0))
+
+
+def test_correction_frames_follow_the_recipe():
+    simulator = PromptSimulator(max_conditioning_frames=2, max_correction_frames=2)
+    drawn = plans(simulator, [True] * 8)
+    for plan in drawn:
+        if plan.mask_prompts:
+            assert not plan.correction and not plan.box_frames
+        else:
+            assert set(plan.conditioning) <= plan.correction
+            assert len(plan.correction) <= 2
+    corrected = {len(p.correction) for p in drawn if not p.mask_prompts}
+    assert corrected == {1, 2}
+    # one conditioning frame and two corrected: the second one is any other frame
+    second = {max(p.correction) for p in drawn if len(p.correction) == 2}
+    assert second == set(range(1, 8))
+
+
+def test_probabilities_are_met():
+    drawn = plans(PromptSimulator(point_prob=0.3, box_prob=0.8), [True] * 4, 2000)
+    points = [plan for plan in drawn if not plan.mask_prompts]
+    assert len(points) / 2000 == pytest.approx(0.3, abs=0.04)
+    boxes = sum(0 in plan.box_frames for plan in points) / len(points)
+    assert boxes == pytest.approx(0.8, abs=0.05)
+    with pytest.raises(ValueError, match="box_prob"):
+        PromptSimulator(box_prob=1.5)
+
+
+def test_correction_clicks_come_from_the_truth_by_their_probability():
+    masks = torch.zeros(1, 6, 6, dtype=torch.bool)
+    masks[0, :3] = True
+    predicted = masks.clone()
+    predicted[0, 5, 5] = True  # the only error
+    rng = np.random.default_rng(0)
+    for share in (0.0, 1.0, 0.25):
+        simulator = PromptSimulator(gt_click_prob=share)
+        labels = [
+            simulator.correction_click(masks, predicted, rng=rng, generator=generator(i))[1].item()
+            for i in range(400)
+        ]
+        assert np.mean(labels) == pytest.approx(share, abs=0.06)
+
+
+def test_the_interior_point_is_the_middle_of_the_widest_part():
+    mask = np.zeros((40, 50), bool)
+    mask[10:31, 5:26] = True  # a square of 21 pixels
+    mask[20, 26:50] = True  # and a thin tail
+    assert interior_point(mask) == (15, 20)
+    edge = np.zeros((5, 5), bool)
+    edge[:, :3] = True  # the image's border is a border
+    assert interior_point(edge) == (1, 2) or interior_point(edge)[0] == 1
+    with pytest.raises(ValueError, match="empty"):
+        interior_point(np.zeros((3, 3), bool))
