@@ -1,0 +1,161 @@
+"""Configs: read, check whole, and turn into plain trees.
+
+    model             dict(type=...)                            built by registry.build
+    train_dataloader  datasets=[dict(dataset=dict(type=...), repeat=1.0)], batch_size, collate, num_workers
+    train_cfg         max_steps or max_epochs
+    optim_wrapper     type, optimizer, clip_grad, accumulative_counts, paramwise_cfg, constructor
+    param_scheduler   list of mmengine schedulers; a float begin/end/T_max is a fraction of the run
+    checkpoint        interval, keep                            log: interval
+    benchmarks        name -> dict(type=...)
+    precision         "fp32" or "bf16"                          seed, data_root, load_from
+    vis_backends      mmengine's, TensorBoard by default        custom_hooks, find_unused_parameters
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from mmengine.config import Config
+
+from projects.common import registry
+from projects.common.engine.model import PRECISIONS
+
+KNOWN_KEYS = (
+    "model",
+    "train_dataloader",
+    "train_cfg",
+    "optim_wrapper",
+    "param_scheduler",
+    "checkpoint",
+    "log",
+    "benchmarks",
+    "precision",
+    "seed",
+    "data_root",
+    "load_from",
+    "vis_backends",
+    "custom_hooks",
+    "find_unused_parameters",
+)
+_SECTIONS = {  # section: (needed keys, further keys)
+    "train_dataloader": (("datasets", "batch_size", "collate"), ("num_workers",)),
+    "train_cfg": ((), ("max_steps", "max_epochs")),
+    "checkpoint": ((), ("interval", "keep")),
+    "log": ((), ("interval",)),
+    "optim_wrapper": (
+        ("optimizer",),
+        ("type", "clip_grad", "accumulative_counts", "paramwise_cfg", "constructor"),
+    ),
+}
+
+
+def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Config:
+    """Read an mmengine config and apply ``--cfg-options``.
+
+    ``data_root`` among the options is set as ``DATA_ROOT`` before the file is read, because the
+    paths in the file are made from it.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    options = dict(options or {})
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"config {path} does not exist")
+    if "data_root" in options:
+        os.environ["DATA_ROOT"] = str(options["data_root"])
+    cfg = Config.fromfile(str(path))
+    for key, value in list(cfg._cfg_dict.items()):
+        if isinstance(value, ModuleType):  # `import os` in a config; a dump would fail on it
+            del cfg._cfg_dict[key]
+    cfg.merge_from_dict(options)
+    return cfg
+
+
+def plain(cfg: Config) -> dict[str, Any]:
+    """The config as dicts and lists, with imported names replaced by what they stand for."""
+    imported = getattr(cfg, "_imported_names", set())
+    return {key: _plain(cfg[key]) for key in cfg.keys() if key not in imported}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(inner) for inner in value)
+    return value
+
+
+def check_config(tree: dict[str, Any], *, train: bool = True) -> None:
+    """Find all mistakes before anything is built.
+
+    Args:
+        tree: of :func:`plain`.
+        train: whether the training sections must be there.
+
+    Raises:
+        ValueError: all mistakes, each with its key path.
+    """
+    needed = ("model", "train_dataloader", "train_cfg", "optim_wrapper") if train else ("model",)
+    found = [f"{key}: missing" for key in needed if key not in tree]
+    for name, (required, optional) in _SECTIONS.items():
+        if name in tree:
+            found += registry.key_mistakes(tree[name], required, optional, name)
+    found += registry.mistakes(_checkable(tree), known=KNOWN_KEYS)
+    found += _value_mistakes(tree)
+    registry.raise_mistakes(found)
+
+
+def _checkable(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree with the arguments that the engine adds later: parameters, optimizers."""
+    tree = dict(tree)
+    optim = {k: v for k, v in tree.get("optim_wrapper", {}).items() if k in ("optimizer",)}
+    if isinstance(optim.get("optimizer"), dict):
+        optim["optimizer"] = {"params": [], **optim["optimizer"]}
+        tree["optim_wrapper"] = optim
+    schedulers = tree.get("param_scheduler", [])
+    if isinstance(schedulers, list):
+        tree["param_scheduler"] = [{"optimizer": None, **entry} for entry in schedulers]
+    return tree
+
+
+def _value_mistakes(tree: dict[str, Any]) -> list[str]:
+    found = []
+    if tree.get("precision", "fp32") not in PRECISIONS:
+        found.append(f"precision: {tree['precision']!r} is none of {', '.join(PRECISIONS)}")
+    length = tree.get("train_cfg", {})
+    if "train_cfg" in tree and ("max_steps" in length) == ("max_epochs" in length):
+        found.append("train_cfg: give max_steps or max_epochs, one of them")
+    for number, entry in enumerate(tree.get("train_dataloader", {}).get("datasets", [])):
+        where = f"train_dataloader.datasets[{number}]"
+        found += registry.key_mistakes(entry, ("dataset",), ("repeat",), where)
+    accumulate = tree.get("optim_wrapper", {}).get("accumulative_counts", 1)
+    for section, key in (("checkpoint", "interval"), ("train_cfg", "max_steps")):
+        value = tree.get(section, {}).get(key, 0)
+        if value % accumulate:
+            found.append(
+                f"{section}.{key}: {value} is no multiple of optim_wrapper.accumulative_counts "
+                f"{accumulate}, half-accumulated gradients would be lost"
+            )
+    collate = tree.get("train_dataloader", {}).get("collate")
+    if isinstance(collate, str):
+        try:
+            registry.resolve(collate)
+        except ValueError as error:
+            found.append(f"train_dataloader.collate: {error}")
+    return found
+
+
+def scale_schedulers(schedulers: list[dict], max_steps: int) -> list[dict]:
+    """Schedulers per step, with fractions of the run turned into steps."""
+    scaled = []
+    for entry in schedulers:
+        entry = {"by_epoch": False, **entry}
+        for key in ("begin", "end", "T_max"):
+            if isinstance(entry.get(key), float):
+                least = 0 if key == "begin" else 1
+                entry[key] = max(round(entry[key] * max_steps), least)
+        scaled.append(entry)
+    return scaled

@@ -1,0 +1,206 @@
+"""A config becomes mmengine's runner: processes, strategy, data, model, hooks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper
+from mmengine.runner import FlexibleRunner
+from torch import nn
+
+from projects.common import registry
+from projects.common.engine import checkpoints
+from projects.common.engine.config import check_config, plain, scale_schedulers
+from projects.common.engine.distributed import (
+    barrier,
+    get_rank,
+    get_world_size,
+    infer_launcher,
+    init_distributed,
+)
+from projects.common.engine.hooks.checkpoint import CheckpointHook
+from projects.common.engine.hooks.finite import FiniteLossHook
+from projects.common.engine.hooks.metrics import MetricsHook
+from projects.common.engine.loader import build_train_loader
+from projects.common.engine.loop import StepLoop
+from projects.common.engine.optim import TrainableGroups
+from projects.common.engine.resume import restore_training
+from projects.common.engine.seeding import StepSeedHook, seed_everything
+from projects.common.engine.strategy import DistributedStrategy, SingleStrategy
+
+
+class Runner(FlexibleRunner):
+    """mmengine's runner with our checkpoints: exact, whole, and read without executing anything."""
+
+    resume_folder: Path | None = None
+
+    def load_or_resume(self) -> None:
+        """Called when the model is wrapped and before the first step."""
+        if self.resume_folder is not None and not self._has_loaded:
+            self.train_loop._iter = restore_training(self, self.resume_folder)
+            self._has_loaded = True
+            self.logger.info(f"resumed {self.resume_folder} at step {self.iter}")
+
+    def dump_config(self) -> None:
+        """Write the config as run beside the checkpoints."""
+        if get_rank() == 0:
+            path = Path(self.work_dir) / Path(self.cfg.filename).name
+            checkpoints.write_text(path, self.cfg.pretty_text)
+
+
+def build_runner(
+    cfg: Config,
+    *,
+    work_dir: str | Path,
+    resume: str | Path | bool = False,
+    load_from: str | Path | None = None,
+    deepspeed: str | None = None,
+    launcher: str | None = None,
+) -> Runner:
+    """Check the config, then build everything that trains.
+
+    Args:
+        cfg: of ``load_config``.
+        work_dir: where checkpoints and logs go.
+        resume: True for the newest checkpoint of ``work_dir`` (a new run if there is none), or a
+            checkpoint folder.
+        load_from: weights to start anew from.
+        deepspeed: name of a DeepSpeed config (``deepspeed_zero2``) or a json file; None without.
+        launcher: ``none``, ``pytorch`` or ``slurm``; inferred when None.
+
+    Raises:
+        ValueError: mistakes in the config, all at once.
+        FileNotFoundError: a checkpoint that is not there.
+    """
+    tree = plain(cfg)
+    check_config(tree)
+    work_dir = Path(work_dir).absolute()
+    launcher = launcher or infer_launcher()
+    init_distributed(launcher, always=deepspeed is not None)
+    folder = _begin(work_dir, resume)
+    seed = int(tree.get("seed", 0))
+    strategy = _build_strategy(tree, work_dir, seed, launcher, deepspeed, cfg)
+    loader = _build_loader(tree, seed)
+    model = build_model(tree, seed)
+    if folder is None and (load_from or tree.get("load_from")):
+        checkpoints.load_model(model, load_from or tree["load_from"])
+    _log_parameters(strategy.logger, model)
+    runner = _assemble(cfg, tree, strategy, model, loader, work_dir, seed)
+    runner.resume_folder = folder
+    return runner
+
+
+def build_model(tree: dict[str, Any], seed: int) -> nn.Module:
+    """Build a config's model; the seed decides its initial weights on every rank alike."""
+    seed_everything(seed)
+    model = registry.build(tree["model"])
+    model.precision = tree.get("precision", "fp32")
+    return model
+
+
+def _begin(work_dir: Path, resume: str | Path | bool) -> Path | None:
+    """Find the checkpoint to resume and clean up after a killed run, before anybody writes."""
+    folder = None
+    if get_rank() == 0:
+        work_dir.mkdir(parents=True, exist_ok=True)
+        checkpoints.remove_unfinished(work_dir)
+    barrier()
+    if resume:
+        folder = checkpoints.find_latest(work_dir) if resume is True else Path(resume)
+    if folder is not None:
+        checkpoints.read_state(folder)
+    barrier()  # every rank has looked before rank 0 forgets the earlier run
+    if folder is None and get_rank() == 0:
+        checkpoints.begin_run(work_dir)
+    return folder
+
+
+def _build_strategy(tree, work_dir: Path, seed: int, launcher: str, deepspeed, cfg: Config):
+    common = {
+        "work_dir": str(work_dir),
+        "experiment_name": work_dir.name,
+        "env_kwargs": {"launcher": launcher, "randomness": {"seed": seed}},
+    }
+    if deepspeed is not None:
+        from projects.common.engine import zero  # slow to import and not needed without it
+
+        optim = tree["optim_wrapper"]
+        config = zero.complete_config(
+            zero.named_config(deepspeed),
+            batch_size=tree["train_dataloader"]["batch_size"],
+            accumulate=optim.get("accumulative_counts", 1),
+            max_norm=_max_norm(optim.get("clip_grad")),
+            precision=tree.get("precision", "fp32"),
+        )
+        return zero.ZeroStrategy(config=config, **common)
+    if launcher == "none":
+        return SingleStrategy(**common)
+    unused = tree.get("find_unused_parameters", False)
+    return DistributedStrategy(find_unused_parameters=unused, **common)
+
+
+def _max_norm(clip_grad: dict | None) -> float:
+    if not clip_grad:
+        return 0.0
+    if set(clip_grad) != {"max_norm"}:
+        raise ValueError(
+            f"optim_wrapper.clip_grad: DeepSpeed clips by max_norm alone, the config has {clip_grad}"
+        )
+    return float(clip_grad["max_norm"])
+
+
+def _build_loader(tree: dict[str, Any], seed: int):
+    length = tree["train_cfg"]
+    return build_train_loader(
+        **tree["train_dataloader"],
+        max_steps=length.get("max_steps"),
+        max_epochs=length.get("max_epochs"),
+        multiple_of=tree["optim_wrapper"].get("accumulative_counts", 1),
+        seed=seed,
+        rank=get_rank(),
+        world_size=get_world_size(),
+    )
+
+
+def _log_parameters(logger, model: nn.Module) -> None:
+    from projects.common.freezing import trainable_table
+
+    logger.info("parameters\n" + trainable_table(model))
+
+
+def _assemble(cfg: Config, tree, strategy, model, loader, work_dir: Path, seed: int) -> Runner:
+    schedulers = scale_schedulers(tree.get("param_scheduler", []), loader.batch_sampler.max_steps)
+    return Runner(
+        model,
+        work_dir=str(work_dir),
+        train_dataloader=loader,
+        train_cfg={"type": StepLoop},
+        optim_wrapper=_optim_config(tree["optim_wrapper"], strategy),
+        param_scheduler=schedulers or None,
+        strategy=strategy,
+        default_hooks={"timer": None, "sampler_seed": None, "logger": None, "checkpoint": None},
+        custom_hooks=[
+            StepSeedHook(seed=seed),
+            FiniteLossHook(),
+            MetricsHook(**tree.get("log", {})),
+            CheckpointHook(**tree.get("checkpoint", {})),
+            *registry.build(tree.get("custom_hooks", [])),
+        ],
+        visualizer={
+            "type": "Visualizer",
+            "vis_backends": tree.get("vis_backends", [{"type": "TensorboardVisBackend"}]),
+        },
+        randomness={"seed": seed},
+        cfg=cfg,
+    )
+
+
+def _optim_config(optim: dict[str, Any], strategy) -> dict[str, Any]:
+    """The same optimizer for both launchers; DeepSpeed itself clips and accumulates."""
+    optim = {"type": OptimWrapper, "constructor": TrainableGroups, **optim}
+    if strategy.kind["engine"] == "deepspeed":
+        optim = {key: optim[key] for key in optim if key not in ("clip_grad", "accumulative_counts")}
+        optim["type"] = "DeepSpeedOptimWrapper"
+    return optim

@@ -1,0 +1,32 @@
+"""Random numbers from explicit seeds only."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+from mmengine.hooks import Hook
+
+from projects.common.engine.distributed import get_rank
+
+
+def seed_everything(*numbers: int) -> None:
+    """Seed torch, numpy and python from a tuple of numbers, e.g. (seed, step, rank)."""
+    first, second = (int(n) for n in np.random.SeedSequence(numbers).generate_state(2))
+    torch.manual_seed(first << 32 | second)
+    np.random.seed(first)
+    random.seed(first)
+
+
+class StepSeedHook(Hook):
+    """Seeds each step from (seed, step, rank), so that dropout after a resume is what it would
+    have been without the interruption."""
+
+    priority = "VERY_HIGH"
+
+    def __init__(self, *, seed: int) -> None:
+        self.seed = seed
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        seed_everything(self.seed, batch_idx, get_rank())

@@ -1,0 +1,143 @@
+"""DeepSpeed ZeRO through xtuner's strategy, on GPUs (nccl) and on CPUs (gloo).
+
+Steps around, each until the version named: mmengine 0.11.0rc3 registers DeepSpeed's 1-bit
+optimizers, which deepspeed 0.19 no longer has (until mmengine looks before it imports); DeepSpeed
+loads its shards with ``weights_only=False`` (until it offers a choice).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import mmengine._strategy.deepspeed as mmengine_deepspeed
+import torch
+from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
+from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+from deepspeed.runtime.zero.config import ZeroStageEnum
+from deepspeed.utils.tensor_fragment import fragment_address
+from torch import Tensor, nn
+from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
+from xtuner.configs import cfgs_name_path
+from xtuner.engine._strategy import DeepSpeedStrategy
+
+from projects.common.engine import checkpoints
+from projects.common.engine.distributed import get_rank, get_world_size
+
+_FOLDER = "zero"
+# what DeepSpeed's shards hold beside tensors and plain data
+_SHARD_TYPES = [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]
+
+
+def named_config(name: str) -> dict[str, Any]:
+    """xtuner's DeepSpeed config of that name, or a json file of one's own.
+
+    Raises:
+        ValueError: neither; the names are listed.
+    """
+    names = sorted(key for key in cfgs_name_path if key.startswith("deepspeed_"))
+    path = cfgs_name_path[name] if name in names else name
+    if not Path(path).is_file():
+        raise ValueError(f"--deepspeed {name!r}: choose one of {', '.join(names)}, or a json file")
+    return json.loads(Path(path).read_text())
+
+
+def complete_config(
+    config: dict[str, Any], *, batch_size: int, accumulate: int, max_norm: float, precision: str
+) -> dict[str, Any]:
+    """Fill in what the run decides, so that both launchers do the same arithmetic."""
+    config = {**config, "zero_optimization": dict(config["zero_optimization"])}
+    config["train_micro_batch_size_per_gpu"] = batch_size
+    config["gradient_accumulation_steps"] = accumulate
+    config["gradient_clipping"] = max_norm
+    config["bf16"] = {"enabled": precision == "bf16"}
+    config["fp16"] = {"enabled": False}
+    if not torch.cuda.is_available():
+        # there are no streams to overlap on, and no memory to pin
+        config["zero_optimization"]["overlap_comm"] = False
+        for part in ("offload_optimizer", "offload_param"):
+            if part in config["zero_optimization"]:
+                config["zero_optimization"][part] = {"device": "cpu", "pin_memory": False}
+    return config
+
+
+class _SafeShards(TorchCheckpointEngine):
+    """Reads shards without executing anything in them."""
+
+    def load(self, path: str, map_location: Any = None) -> Any:
+        with torch.serialization.safe_globals(_SHARD_TYPES):
+            return torch.load(path, map_location=map_location, weights_only=True)
+
+
+class ZeroStrategy(DeepSpeedStrategy):
+    """xtuner's strategy, whose checkpoints also load without DeepSpeed."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        register = mmengine_deepspeed.register_deepspeed_optimizers
+        mmengine_deepspeed.register_deepspeed_optimizers = list
+        try:
+            super().__init__(exclude_frozen_parameters=True, **kwargs)
+        finally:
+            mmengine_deepspeed.register_deepspeed_optimizers = register
+        # The model is built whole on each rank and cut by deepspeed.initialize; transformers must
+        # not cut it while it is being built, or our initialisation would see empty tensors.
+        unset_hf_deepspeed_config()
+
+    @property
+    def kind(self) -> dict[str, Any]:
+        stage = self.config["zero_optimization"]["stage"]
+        return {"engine": "deepspeed", "zero_stage": stage, "world_size": get_world_size()}
+
+    @property
+    def module(self) -> nn.Module:
+        return self.model.module
+
+    def _wrap_model(self, model: nn.Module) -> Any:
+        wrapper = super()._wrap_model(model)
+        wrapper.model.checkpoint_engine = _SafeShards(wrapper.model._config)
+        set_hf_deepspeed_config(self.hf_deepspeed_config)
+        return wrapper
+
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """Trainable parameters and persistent buffers, on rank 0; every rank must call it."""
+        targets = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
+        state = {}
+        for name in checkpoints.names_to_save(self.module):
+            with deepspeed.zero.GatheredParameters([targets[name]], enabled=self._is_cut(targets[name])):
+                if get_rank() == 0:
+                    state[name] = targets[name].detach().cpu().clone().contiguous()
+        return state
+
+    @staticmethod
+    def _is_cut(tensor: Tensor) -> bool:
+        return hasattr(tensor, "ds_id")
+
+    def save_optimizer(self, folder: Path) -> None:
+        self.model.save_checkpoint(
+            str(folder), tag=_FOLDER, save_latest=False, exclude_frozen_parameters=True
+        )
+        if get_rank() == 0:
+            torch.save(self.optim_wrapper.state_dict(), folder / checkpoints.OPTIMIZER)
+            for script in folder.glob("*.py"):  # DeepSpeed leaves programs beside its shards
+                os.remove(script)
+
+    def load_training(self, folder: Path) -> None:
+        """Load weights and optimizer state of a checkpoint folder."""
+        path, _ = self.model.load_checkpoint(
+            str(folder), tag=_FOLDER, load_module_strict=False, load_lr_scheduler_states=False
+        )
+        if path is None:
+            raise FileNotFoundError(f"{folder / _FOLDER} holds no DeepSpeed checkpoint")
+        state = torch.load(folder / checkpoints.OPTIMIZER, map_location="cpu", weights_only=True)
+        self.optim_wrapper.load_state_dict(state)
+
+    def grad_norm(self) -> float | None:
+        """Norm of the last gradient before clipping."""
+        norm = self.model.get_global_grad_norm()
+        return None if norm is None else float(norm)
+
+    def resume_counts(self, step: int) -> None:
+        """DeepSpeed restores its own count of accumulated steps."""

@@ -1,0 +1,210 @@
+"""Batches as a pure function of (seed, step).
+
+    task A:  pass 0 (shuffled) | pass 1 (reshuffled) | ...   cut into global batches A0 A1 A2 ...
+    task B:  pass 0 (shuffled) | pass 1 (reshuffled) | ...   cut into global batches B0 B1 B2 ...
+    steps:   A0 B0 A1 A2 B1 ...    tasks in proportion to their sizes, order shuffled by (seed, epoch)
+
+Every index occurs exactly as often as its dataset's repeat says in each pass; nothing is dropped at
+the end of a pass and nothing is drawn twice. Because a step is computed and not counted up to, a
+resumed run starts in the middle of a pass without reading what it has already seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from torch.utils.data import Sampler
+
+# Streams of random numbers that must not coincide although they share (seed, number).
+_PASS, _EPOCH, _DRAW = 1, 2, 3
+
+
+class Draw(NamedTuple):
+    """One sample to read: ``dataset`` and ``index`` say which, ``seed`` feeds its augmentation."""
+
+    dataset: int
+    index: int
+    seed: int
+
+
+class _Stream:
+    """The endless concatenation of reshuffled passes over the datasets of one task."""
+
+    def __init__(self, number: int, datasets: list[int], lengths, repeats, seed: int) -> None:
+        self.number = number
+        self.seed = seed
+        self._parts = [(d, lengths[d], *_split_repeat(lengths[d], repeats[d])) for d in datasets]
+        self.size = sum(length * whole + extra for _, length, whole, extra in self._parts)
+        self._passes: dict[int, np.ndarray] = {}
+
+    def slice(self, start: int, stop: int) -> np.ndarray:
+        """Rows ``start..stop`` of the stream as int64 [n, 2] of (dataset, index)."""
+        rows = []
+        while start < stop:
+            number, offset = divmod(start, self.size)
+            taken = min(stop - start, self.size - offset)
+            rows.append(self._pass(number)[offset : offset + taken])
+            start += taken
+        return np.concatenate(rows)
+
+    def _pass(self, number: int) -> np.ndarray:
+        if number not in self._passes:
+            # a batch touches at most the pass before and, when it is small, a few after
+            self._passes = {n: rows for n, rows in self._passes.items() if n >= number - 1}
+            self._passes[number] = self._shuffled(number)
+        return self._passes[number]
+
+    def _shuffled(self, number: int) -> np.ndarray:
+        rng = np.random.default_rng([self.seed, _PASS, self.number, number])
+        rows = []
+        for dataset, length, whole, extra in self._parts:
+            index = np.tile(np.arange(length), whole)
+            index = np.concatenate([index, rng.choice(length, size=extra, replace=False)])
+            rows.append(np.stack([np.full(len(index), dataset), index], axis=1))
+        return rng.permutation(np.concatenate(rows).astype(np.int64), axis=0)
+
+
+class StepBatchSampler(Sampler[list[Draw]]):
+    """Yields this rank's list of :class:`Draw` for every step from ``start_step`` on.
+
+    The global batch of a step (``batch_size * world_size`` draws of one task) depends on the
+    datasets, the seed and the step alone; rank r takes its r-th slice, so that 2 ranks with 2
+    samples see together what 1 rank with 4 sees.
+
+    Args:
+        lengths: number of items of each dataset.
+        repeats: how often a dataset is read per pass; the fractional part is a random subset that
+            changes with each pass. 0 switches a dataset off.
+        tasks: task name of each dataset; a batch holds one task only.
+        batch_size: samples per rank and step.
+        seed: of the order and of every draw.
+        max_steps: number of the step that ends the run.
+        start_step: step that iteration starts with; may be set before iterating.
+
+    Raises:
+        ValueError: lists of different lengths, an empty dataset, a negative repeat, no data at all,
+            a rank that does not exist, or sizes below 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        lengths: Sequence[int],
+        repeats: Sequence[float],
+        tasks: Sequence[str],
+        batch_size: int,
+        seed: int,
+        max_steps: int,
+        rank: int = 0,
+        world_size: int = 1,
+        start_step: int = 0,
+    ) -> None:
+        _check(lengths, repeats, tasks, batch_size, max_steps, rank, world_size)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.max_steps = max_steps
+        self.rank = rank
+        self.world_size = world_size
+        self.start_step = start_step
+        self._streams = _make_streams(lengths, repeats, tasks, seed)
+        self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def __len__(self) -> int:
+        return max(self.max_steps - self.start_step, 0)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        for step in range(self.start_step, self.max_steps):
+            yield self.batch(step)
+
+    def batch(self, step: int) -> list[Draw]:
+        """This rank's draws of ``step`` (0-based)."""
+        total = self.batch_size * self.world_size
+        task, number = self._task_of(step)
+        rows = self._streams[task].slice(number * total, (number + 1) * total)
+        start = self.rank * self.batch_size
+        return [
+            Draw(int(rows[p, 0]), int(rows[p, 1]), _draw_seed(self.seed, step, p))
+            for p in range(start, start + self.batch_size)
+        ]
+
+    def _task_of(self, step: int) -> tuple[int, int]:
+        """Which stream a step reads, and its how-manieth batch of that stream it is."""
+        epoch = self._epoch_of(step)
+        order, first = self._epoch(epoch)
+        position = step - int(first.sum())
+        task = int(order[position])
+        return task, int(first[task] + np.count_nonzero(order[:position] == task))
+
+    def _epoch_of(self, step: int) -> int:
+        total = self.batch_size * self.world_size
+        epoch = step * total // sum(stream.size for stream in self._streams)
+        while self._first_batches(epoch).sum() > step:
+            epoch -= 1
+        while self._first_batches(epoch + 1).sum() <= step:
+            epoch += 1
+        return epoch
+
+    def _first_batches(self, epoch: int) -> np.ndarray:
+        """How many batches each stream has given before ``epoch`` starts: int64 [streams]."""
+        total = self.batch_size * self.world_size
+        return np.array([epoch * stream.size // total for stream in self._streams], dtype=np.int64)
+
+    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Stream number of each step of an epoch, and the streams' batches before it."""
+        if epoch not in self._epochs:
+            first = self._first_batches(epoch)
+            counts = self._first_batches(epoch + 1) - first
+            rng = np.random.default_rng([self.seed, _EPOCH, epoch])
+            order = rng.permutation(np.repeat(np.arange(len(counts)), counts))
+            self._epochs = {epoch: (order, first)}
+        return self._epochs[epoch]
+
+
+def steps_per_epoch(lengths: Sequence[int], repeats: Sequence[float], global_batch: int) -> int:
+    """Steps that read every dataset as often as its repeat says, rounded up."""
+    size = 0
+    for length, repeat in zip(lengths, repeats, strict=True):
+        whole, extra = _split_repeat(length, repeat)
+        size += length * whole + extra
+    return -(-size // global_batch)
+
+
+def _make_streams(lengths, repeats, tasks, seed: int) -> list[_Stream]:
+    names = list(dict.fromkeys(tasks))
+    streams = []
+    for number, name in enumerate(names):
+        datasets = [d for d, task in enumerate(tasks) if task == name]
+        streams.append(_Stream(number, datasets, lengths, repeats, seed))
+    return [stream for stream in streams if stream.size]
+
+
+def _split_repeat(length: int, repeat: float) -> tuple[int, int]:
+    whole = int(repeat)
+    return whole, round((repeat - whole) * length)
+
+
+def _draw_seed(seed: int, step: int, position: int) -> int:
+    high, low = np.random.SeedSequence([seed, _DRAW, step, position]).generate_state(2)
+    return (int(high) >> 1 << 32) | int(low)  # 63 bits, so that it fits a signed integer
+
+
+def _check(lengths, repeats, tasks, batch_size, max_steps, rank, world_size) -> None:
+    if not len(lengths) == len(repeats) == len(tasks):
+        raise ValueError(
+            f"got {len(lengths)} lengths, {len(repeats)} repeats and {len(tasks)} tasks: "
+            "give one of each per dataset"
+        )
+    for number, (length, repeat, task) in enumerate(zip(lengths, repeats, tasks, strict=True)):
+        if length < 1:
+            raise ValueError(f"dataset {number} (task {task!r}) is empty: remove it or fill it")
+        if not 0 <= repeat < float("inf"):
+            raise ValueError(f"dataset {number} (task {task!r}) has repeat {repeat}: give 0 or more")
+    if steps_per_epoch(lengths, repeats, 1) == 0:
+        raise ValueError("there is nothing to draw: every repeat is 0 or no dataset is given")
+    if batch_size < 1 or max_steps < 0 or not 0 <= rank < world_size:
+        raise ValueError(
+            f"batch_size {batch_size}, max_steps {max_steps}, rank {rank} of {world_size}: "
+            "sizes start at 1 and ranks at 0, below world_size"
+        )
