@@ -7,12 +7,42 @@ model's square input; labels: 1 positive, 0 negative, 2 and 3 the corners of a b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
+
+
+class RowRandom:
+    """Uniform numbers for rows, each video's from a generator of its own.
+
+    What a row draws depends on its own clip's seed alone, so that the same clips in one process or
+    spread over several give the same prompts.
+
+    Args:
+        seeds: one per video.
+        counts: rows (objects) per video; rows of a video lie together.
+        device: where the numbers are wanted.
+    """
+
+    def __init__(
+        self, seeds: Sequence[int], counts: Sequence[int], device: torch.device | str = "cpu"
+    ) -> None:
+        if len(seeds) != len(counts):
+            raise ValueError(f"{len(seeds)} seeds for {len(counts)} videos")
+        self.counts = list(counts)
+        self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+    def uniform(self, *shape: int) -> Tensor:
+        """float32 ``[rows, *shape]`` in 0..1."""
+        parts = [
+            torch.rand(count, *shape, generator=generator, device=generator.device)
+            for count, generator in zip(self.counts, self.generators, strict=True)
+        ]
+        return torch.cat(parts)
 
 
 @dataclass(frozen=True)
@@ -83,14 +113,14 @@ class PromptSimulator:
         """
         num_frames = len(promptable)
         if not promptable[0]:
-            raise ValueError(
-                "an object is absent on the first frame of its clip: nothing to prompt"
-            )
+            raise ValueError("an object is absent on the first frame of its clip")
         use_points = num_frames == 1 or rng.random() < self.point_prob
-        most = min(self.max_conditioning_frames, num_frames)
+        # a clip whose frames are all given as masks has nothing left to predict
+        most = min(self.max_conditioning_frames, num_frames if use_points else num_frames - 1)
         wanted = int(rng.integers(1, most + 1))
         others = [frame for frame in range(1, num_frames) if promptable[frame]]
-        extra = rng.choice(others, min(wanted - 1, len(others)), replace=False) if others else []
+        count = min(wanted - 1, len(others))
+        extra = rng.choice(others, count, replace=False) if count else []
         conditioning = [0, *sorted(int(frame) for frame in extra)]
         if not use_points:
             return PromptPlan(conditioning=conditioning, mask_prompts=True)
@@ -117,9 +147,7 @@ class PromptSimulator:
         )
         return frozenset([*conditioning[:wanted], *(int(frame) for frame in extra)])
 
-    def first_points(
-        self, masks: Tensor, *, box: bool, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def first_points(self, masks: Tensor, *, box: bool, random: RowRandom) -> tuple[Tensor, Tensor]:
         """The first points of a conditioning frame: a positive click or two corners of a box.
 
         Args:
@@ -129,9 +157,9 @@ class PromptSimulator:
             points float ``[B, P, 2]``, labels int64 ``[B, P]``; P is 1 or 2.
         """
         if not box:
-            return sample_clicks(masks, None, generator=generator)
+            return sample_clicks(masks, None, random=random)
         return sample_boxes(
-            masks, noise=self.box_noise, max_noise=self.max_box_noise, generator=generator
+            masks, noise=self.box_noise, max_noise=self.max_box_noise, random=random
         )
 
     def correction_click(
@@ -140,15 +168,15 @@ class PromptSimulator:
         predicted: Tensor,
         *,
         rng: np.random.Generator,
-        generator: torch.Generator,
+        random: RowRandom,
     ) -> tuple[Tensor, Tensor]:
         """One more click per row; ``predicted`` is bool ``[B, S, S]`` like ``masks``."""
         from_truth = rng.random() < self.gt_click_prob
-        return sample_clicks(masks, None if from_truth else predicted, generator=generator)
+        return sample_clicks(masks, None if from_truth else predicted, random=random)
 
 
 def sample_clicks(
-    masks: Tensor, predicted: Tensor | None, *, generator: torch.Generator
+    masks: Tensor, predicted: Tensor | None, *, random: RowRandom
 ) -> tuple[Tensor, Tensor]:
     """One click per row, uniform over the pixels where prediction and ground truth differ.
 
@@ -167,7 +195,7 @@ def sample_clicks(
     error = truth if predicted is None else truth ^ predicted.flatten(1)
     correct = ~error.any(1, keepdim=True)
     region = torch.where(correct, ~truth | truth.all(1, keepdim=True), error)
-    noise = torch.rand(region.shape, device=region.device, generator=generator)
+    noise = random.uniform(region.shape[1])
     index = torch.where(region, noise, -1.0).argmax(1, keepdim=True)  # uniform over the region
     width = masks.shape[-1]
     points = torch.stack([index % width, index // width], dim=-1).float()
@@ -175,7 +203,7 @@ def sample_clicks(
 
 
 def sample_boxes(
-    masks: Tensor, *, noise: float, max_noise: float, generator: torch.Generator
+    masks: Tensor, *, noise: float, max_noise: float, random: RowRandom
 ) -> tuple[Tensor, Tensor]:
     """The two corner pixels of each mask's bounding box, jittered and kept inside of the image.
 
@@ -201,7 +229,7 @@ def sample_boxes(
     corners = torch.stack([left, top, right, bottom], dim=-1).float()  # [B, 4]
     sides = (corners[:, 2:] - corners[:, :2]).repeat(1, 2)  # width, height, width, height
     reach = (sides * noise).clamp(max=max_noise)
-    jitter = 2 * torch.rand(corners.shape, device=corners.device, generator=generator) - 1
+    jitter = 2 * random.uniform(4) - 1
     limits = corners.new_tensor([width - 1, height - 1, width - 1, height - 1])
     corners = torch.minimum((corners + jitter * reach).clamp(min=0), limits)
     labels = torch.tensor([2, 3], device=masks.device).expand(len(masks), 2)

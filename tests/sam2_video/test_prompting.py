@@ -8,6 +8,7 @@ import torch
 
 from projects.sam2_video.prompting import (
     PromptSimulator,
+    RowRandom,
     interior_point,
     sample_boxes,
     sample_clicks,
@@ -18,6 +19,10 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def one_video(rows, seed=0):
+    return RowRandom([seed], [rows])
+
+
 def random_masks(seed, rows=6, height=12, width=17):
     return torch.rand(rows, height, width, generator=generator(seed)) > 0.6
 
@@ -25,7 +30,7 @@ def random_masks(seed, rows=6, height=12, width=17):
 def test_clicks_lie_in_the_error_region_with_the_true_label():
     for seed in range(20):
         masks, predicted = random_masks(seed), random_masks(seed + 100)
-        points, labels = sample_clicks(masks, predicted, generator=generator(seed))
+        points, labels = sample_clicks(masks, predicted, random=one_video(6, seed))
         for row, ((x, y),) in enumerate(points.long().tolist()):
             assert masks[row, y, x] != predicted[row, y, x]
             assert labels[row, 0] == int(masks[row, y, x])
@@ -34,7 +39,7 @@ def test_clicks_lie_in_the_error_region_with_the_true_label():
 def test_first_clicks_lie_on_the_object():
     masks = torch.zeros(3, 8, 9, dtype=torch.bool)
     masks[0, 7, 8] = masks[1, 0, 3] = masks[2, 4, 0] = True
-    points, labels = sample_clicks(masks, None, generator=generator())
+    points, labels = sample_clicks(masks, None, random=one_video(3))
     assert points[:, 0].tolist() == [[8, 7], [3, 0], [0, 4]]
     assert labels.flatten().tolist() == [1, 1, 1]
 
@@ -42,7 +47,7 @@ def test_first_clicks_lie_on_the_object():
 def test_clicks_are_uniform_over_the_region():
     mask = torch.zeros(1, 2, 3, dtype=torch.bool)
     mask[0, 0, :] = mask[0, 1, 2] = True
-    points, _ = sample_clicks(mask.expand(8000, 2, 3), None, generator=generator())
+    points, _ = sample_clicks(mask.expand(8000, 2, 3), None, random=one_video(8000))
     index = (points[:, 0, 1] * 3 + points[:, 0, 0]).long()
     share = torch.bincount(index, minlength=6) / 8000
     assert share[[3, 4]].tolist() == [0, 0]
@@ -54,7 +59,7 @@ def test_a_perfect_prediction_gets_a_background_click():
     masks[0] = True
     masks[0, 1, 2] = False
     masks[1] = True  # no background at all: a positive click then
-    points, labels = sample_clicks(masks, masks, generator=generator())
+    points, labels = sample_clicks(masks, masks, random=one_video(2))
     assert points[0, 0].tolist() == [2, 1]
     assert labels.flatten().tolist() == [0, 1]
 
@@ -63,7 +68,7 @@ def test_boxes_without_noise_are_the_corner_pixels():
     masks = torch.zeros(2, 10, 12, dtype=torch.bool)
     masks[0, 3:7, 2:9] = True
     masks[1, 9, 11] = True
-    points, labels = sample_boxes(masks, noise=0.0, max_noise=20, generator=generator())
+    points, labels = sample_boxes(masks, noise=0.0, max_noise=20, random=one_video(2))
     assert points.tolist() == [[[2, 3], [8, 6]], [[11, 9], [11, 9]]]
     assert labels.tolist() == [[2, 3], [2, 3]]
 
@@ -72,14 +77,14 @@ def test_box_noise_is_bounded_by_share_and_pixels_and_image():
     masks = torch.zeros(1, 400, 600, dtype=torch.bool)
     masks[0, 100:141, 200:501] = True  # 300 wide: 20 px at most; 40 high: 4 px
     points, _ = sample_boxes(
-        masks.expand(500, -1, -1), noise=0.1, max_noise=20, generator=generator()
+        masks.expand(500, -1, -1), noise=0.1, max_noise=20, random=one_video(500)
     )
     offset = points.flatten(1) - torch.tensor([200, 100, 500, 140])
     reach = offset.abs().amax(0)
     assert (reach <= torch.tensor([20, 4, 20, 4])).all()
     assert (reach > torch.tensor([18, 3.6, 18, 3.6])).all()
     full = torch.ones(50, 30, 40, dtype=torch.bool)
-    points, _ = sample_boxes(full, noise=0.1, max_noise=20, generator=generator())
+    points, _ = sample_boxes(full, noise=0.1, max_noise=20, random=one_video(50))
     assert points.min() >= 0 and (points.amax((0, 1)) <= torch.tensor([39, 29])).all()
 
 
@@ -87,7 +92,19 @@ def test_an_empty_mask_has_no_box():
     masks = torch.zeros(3, 4, 4, dtype=torch.bool)
     masks[1, 2, 2] = True
     with pytest.raises(ValueError, match=r"rows \[0, 2\]"):
-        sample_boxes(masks, noise=0.1, max_noise=20, generator=generator())
+        sample_boxes(masks, noise=0.1, max_noise=20, random=one_video(3))
+
+
+def test_a_row_draws_the_same_whatever_lies_beside_it():
+    together = RowRandom([7, 8, 9], [2, 1, 3])
+    apart = [RowRandom([7, 8], [2, 1]), RowRandom([9], [3])]
+    for _ in range(3):
+        assert torch.equal(together.uniform(4), torch.cat([part.uniform(4) for part in apart]))
+
+
+def test_a_clip_given_as_masks_leaves_a_frame_to_predict():
+    drawn = plans(PromptSimulator(point_prob=0.0, max_conditioning_frames=4), [True, True], 50)
+    assert all(plan.mask_prompts and plan.conditioning == [0] for plan in drawn)
 
 
 def plans(simulator, promptable, count=400):
@@ -149,7 +166,7 @@ def test_correction_clicks_come_from_the_truth_by_their_probability():
     for share in (0.0, 1.0, 0.25):
         simulator = PromptSimulator(gt_click_prob=share)
         labels = [
-            simulator.correction_click(masks, predicted, rng=rng, generator=generator(i))[1].item()
+            simulator.correction_click(masks, predicted, rng=rng, random=one_video(1, i))[1].item()
             for i in range(400)
         ]
         assert np.mean(labels) == pytest.approx(share, abs=0.06)

@@ -40,10 +40,10 @@ class ClipBatch:
 
     frames: Tensor  # uint8 [V, T, 3, S, S], RGB
     masks: Tensor  # bool [T, O, S, S], O over all videos
-    object_to_video: Tensor  # int64 [O], which of the V videos an object belongs to
+    object_to_video: Tensor  # int64 [O], ascending: which of the V videos an object belongs to
     names: list[str]  # V names
+    seeds: list[int]  # V seeds of the draws, from which prompts are drawn
     task: str = "track"
-    seed: int = 0
 
     @property
     def num_frames(self) -> int:
@@ -52,6 +52,10 @@ class ClipBatch:
     @property
     def num_objects(self) -> int:
         return self.masks.shape[1]
+
+    def objects_per_video(self) -> list[int]:
+        """V counts."""
+        return torch.bincount(self.object_to_video, minlength=len(self.names)).tolist()
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ClipBatch:
         """The same batch with its tensors on ``device``."""
@@ -87,6 +91,6 @@ def collate_clips(clips: Sequence[Clip]) -> ClipBatch:
             torch.arange(len(clips)), torch.tensor([len(clip.object_ids) for clip in clips])
         ),
         names=[clip.name for clip in clips],
+        seeds=[clip.seed for clip in clips],
         task=first.task,
-        seed=first.seed,
     )

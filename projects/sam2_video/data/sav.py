@@ -127,9 +127,7 @@ def read_masklets(path: Path) -> list[list[Any]]:
         raise ValueError(f"{path} is not valid json ({error}); download it again") from error
     masklets = record.get("masklet") if isinstance(record, dict) else None
     if not isinstance(masklets, list) or not masklets:
-        raise ValueError(
-            f"{path}: no list of frames under 'masklet'; is it a SA-V annotation?"
-        )
+        raise ValueError(f"{path}: no list of frames under 'masklet'; is it a SA-V annotation?")
     counts = {len(frame) for frame in masklets}
     if len(counts) != 1:
         raise ValueError(f"{path}: frames of 'masklet' list unequal numbers of objects: {counts}")

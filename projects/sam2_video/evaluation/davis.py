@@ -1,4 +1,4 @@
-"""Region similarity J and boundary measure F of DAVIS (Perazzi et al., 2016; Pont-Tuset et al., 2017).
+"""Region similarity J and boundary measure F of DAVIS (Perazzi et al., 2016; DAVIS 2017).
 
 The numbers equal those of the DAVIS toolkit. The boundary measure matches pixels by a nearest-
 neighbour query between the two boundaries instead of dilating whole images, which is the same
@@ -43,7 +43,7 @@ def boundary_measure(
 
 
 def mask_boundary(mask: np.ndarray) -> np.ndarray:
-    """Pixels of a bool ``[H, W]`` mask that differ from their right, lower or lower right neighbour.
+    """Pixels of a bool ``[H, W]`` mask that differ from the next one right, below or diagonally.
 
     At the last row and column only the neighbour inside of the image counts.
     """
