@@ -3,6 +3,7 @@
 from .blocks import Sam2, build_sam2
 from .config import sam2_config, toy_config
 from .memory import MemoryBank
+from .meta_weights import load_meta_checkpoint, to_meta_state
 from .tracker import Tracker, TrackingPolicy
 from .typed import (
     BOX_END,
@@ -33,6 +34,8 @@ __all__ = [
     "Tracker",
     "TrackingPolicy",
     "build_sam2",
+    "load_meta_checkpoint",
     "sam2_config",
+    "to_meta_state",
     "toy_config",
 ]
