@@ -2,6 +2,7 @@
 
 from .blocks import Sam2, build_sam2
 from .config import sam2_config, toy_config
+from .init import apply_scratch_init
 from .memory import MemoryBank
 from .meta_weights import load_meta_checkpoint, to_meta_state
 from .tracker import Tracker, TrackingPolicy
@@ -33,6 +34,7 @@ __all__ = [
     "Sam2",
     "Tracker",
     "TrackingPolicy",
+    "apply_scratch_init",
     "build_sam2",
     "load_meta_checkpoint",
     "sam2_config",
