@@ -1,10 +1,10 @@
 """Run a benchmark over all processes, keep its records, survive an interruption.
 
 A benchmark is a list of items (an image or a video with all its expressions). ``run_benchmark``
-shares the items out over the ranks, asks the benchmark for each item's records, gathers them, writes
-``<out_dir>/<name>.jsonl`` and returns the summary. While it runs, each rank appends what it has done
-to ``<out_dir>/.<name>.part<rank>.jsonl``; a later run of the same benchmark with the same weights
-continues from there, on any number of ranks.
+shares the items out over the ranks, asks the benchmark for each item's records, gathers them,
+writes ``<out_dir>/<name>.jsonl`` and returns the summary. While it runs, each rank appends what it
+has done to ``<out_dir>/.<name>.part<rank>.jsonl``; a later run of the same benchmark with the same
+weights continues from there, on any number of ranks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -74,7 +74,9 @@ def run_benchmark(
     if done and _rank() == 0:
         logger.info("%s: continuing, %d of %d items are done", name, len(done), len(benchmark))
     mine = todo[_rank() :: _world_size()]
-    done |= _gather_or_raise(name, _predict_items, name, benchmark, model, out_dir, fingerprint, mine)
+    done |= _gather_or_raise(
+        name, lambda: _predict_items(name, benchmark, model, out_dir, fingerprint, mine)
+    )
     records = [record for index in range(len(benchmark)) for record in done[index]]
     summary = benchmark.summarise(records)
     if _rank() == 0:
@@ -162,9 +164,7 @@ def _parts(out_dir: Path, name: str) -> list[Path]:
     return sorted(path for path in out_dir.iterdir() if pattern.fullmatch(path.name))
 
 
-def _read_own_parts(
-    out_dir: Path, name: str, fingerprint: str | None
-) -> dict[int, list[Record]]:
+def _read_own_parts(out_dir: Path, name: str, fingerprint: str | None) -> dict[int, list[Record]]:
     """Records left by an interrupted run. Part files are shared out over the ranks by number."""
     done: dict[int, list[Record]] = {}
     for path in _parts(out_dir, name):
@@ -227,15 +227,19 @@ def _gather(own: Any) -> list[Any]:
     return gathered
 
 
-def _gather_or_raise(name: str, function: Any, *arguments: Any) -> dict[int, list[Record]]:
+def _gather_or_raise(
+    name: str, function: Callable[[], dict[int, list[Record]]]
+) -> dict[int, list[Record]]:
     """Call ``function`` on each rank and merge what it gives; one rank's error is everyone's.
 
     Without this, the other ranks would wait for the failed one until the connection times out.
     """
+    own: dict[int, list[Record]] = {}
+    error: Exception | None = None
     try:
-        own, error = function(*arguments), None
+        own = function()
     except Exception as caught:
-        own, error = {}, caught
+        error = caught
     results = _gather((own, None if error is None else f"{type(error).__name__}: {error}"))
     if error is not None:
         raise error

@@ -55,6 +55,15 @@ class GroundingInputs:
         self.max_length = max_length
         self.system = system
 
+    def describe(self) -> str:
+        """Every setting, in words: two recipes that ask differently read differently."""
+        tiles = f"{type(self.tiles).__name__}({self.tiles.size})"
+        return (
+            f"{self.template} system={self.system!r} {tiles} "
+            f"tokens_per_tile={self.tokens_per_tile} grounding_size={self.grounding_size} "
+            f"max_length={self.max_length} vocabulary={len(self.tokenizer)}"
+        )
+
     def pixel_values(self, frames: np.ndarray, *, video: bool) -> Tensor:
         """uint8 [N, 3, size, size] for the language model, of frames uint8 [T, H, W, 3]."""
         return self.tiles.frames(frames) if video else self.tiles.image(frames[0])

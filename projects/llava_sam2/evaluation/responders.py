@@ -48,7 +48,7 @@ class AskModel:
         templates: Templates,
         frames: FrameSampler | None = None,
         answer: str = "generate",
-        propagation_decoder: str = "original",
+        propagation_decoder: str | None = None,
         max_new_tokens: int = 32,
         use_visual: bool = True,
     ) -> None:
@@ -69,8 +69,9 @@ class AskModel:
         turns = [self.templates.first(expression.text) for expression in row.expressions]
         questions = [question for question, _ in turns]
         forced = [answer for _, answer in turns] if self.forced else None
-        ask = predictor.image if row.frames is None else predictor.video
-        return ask(row, questions, forced=forced, name=row.name)
+        if row.frames is None:
+            return predictor.image(row[0], questions, forced=forced, name=row.name)
+        return predictor.video(row, questions, forced=forced, name=row.name)
 
     def describe(self) -> str:
         inputs: GroundingInputs = self.settings["inputs"]

@@ -1,0 +1,312 @@
+"""Ask the model about an image or a video: an answer in words, and a mask for each [SEG] in it.
+
+    frames ──► sampled frames ──► language model ──► answer, [SEG] hidden states
+                    │                                          │
+                    ▼                                          ▼
+              SAM 2, no memory ◄───────────────────────── language prompt
+                    │  masks of the sampled frames: conditioning memory
+                    ▼
+              SAM 2 with memory: the frames between, after, and (backwards) before
+
+The sampled frames are decoded exactly as in training. The others are SAM 2's own tracking, with the
+original decoder where the model keeps it: a decoder that was tuned without memory harms propagation
+(Sa2VA-i, arXiv 2509.19082). Masks leave as RLE, frame by frame, so that a long video costs no more
+memory than a short one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from projects.common.masks import Rle, decode_rle, encode_rle
+from projects.llava_sam2.datasets.frame_samplers import FrameSampler, UniformFrames
+from projects.llava_sam2.datasets.inputs import GroundingInputs, Turn
+from projects.llava_sam2.models.heads.segment import decode_language
+from projects.llava_sam2.models.sa2va import Sa2VA
+from projects.llava_sam2.models.seg_tokens import gather_seg
+from projects.sam2_video.modeling import FrameFeatures, MemoryBank, Prompt, Tracker, TrackingPolicy
+
+HEAD = "segment"
+PAD = -1  # no token's id
+
+
+class Frames(Protocol):
+    """A video: a frame folder, an mp4, or a row of a dataset."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """RGB uint8 [H, W, 3]."""
+
+    def read(self, indices: Sequence[int]) -> np.ndarray:
+        """RGB uint8 [T, H, W, 3]."""
+
+
+@dataclass
+class Answer:
+    """One question's answer.
+
+    ``masks[k][t]`` is the mask of the k-th [SEG] on frame t, RLE at the frames' own size; without a
+    [SEG] in the answer ``masks`` is empty.
+    """
+
+    text: str
+    masks: list[list[Rle]] = field(default_factory=list)
+
+    def decoded(self, segment: int = 0) -> np.ndarray:
+        """Masks of one [SEG], bool [T, H, W]."""
+        return np.stack([decode_rle(rle, where=repr(self.text)) for rle in self.masks[segment]])
+
+
+@dataclass
+class _Reply:
+    """What the language model says to one question."""
+
+    text: str
+    seg_hidden: Tensor  # [K, D]
+
+
+class GroundedPredictor:
+    """Answers questions about images and videos; several questions at once share the pictures.
+
+    Args:
+        model: trained; put it in eval mode first (``run_benchmark`` does).
+        inputs: how it was trained to see and to be asked.
+        frames: which frames of a video the language model sees, and [SEG] prompts.
+        propagation_decoder: "original" (``grounding.propagation_decoder``, kept from before the
+            decoder was tuned) or "tuned"; None: the original where the model keeps it.
+        max_new_tokens: longest answer.
+        use_visual: False feeds zeros in place of visual features to the language model.
+        batch_size: questions answered at once.
+        hide_absent: let the object score blank the masks of prompted frames. Off, as in training,
+            where the language prompt does not teach that score.
+        tracking: switches of the propagation; None: as in training.
+        seed: for frame samplers that draw.
+
+    Raises:
+        ValueError: "original" without a kept decoder.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Sa2VA,
+        inputs: GroundingInputs,
+        frames: FrameSampler | None = None,
+        propagation_decoder: Literal["original", "tuned"] | None = None,
+        max_new_tokens: int = 32,
+        use_visual: bool = True,
+        batch_size: int = 16,
+        hide_absent: bool = False,
+        tracking: TrackingPolicy | None = None,
+        seed: int = 0,
+    ) -> None:
+        if propagation_decoder not in ("original", "tuned", None):
+            raise ValueError(
+                f"propagation_decoder is 'original' or 'tuned', got {propagation_decoder!r}"
+            )
+        kept = model.grounding.propagation_decoder
+        if propagation_decoder == "original" and kept is None:
+            raise ValueError(
+                "this model keeps no original decoder: build Sa2VA with "
+                "propagation_decoder='original', or predict with 'tuned'"
+            )
+        self.model = model
+        self.inputs = inputs
+        self.frames = frames or UniformFrames(num=5)
+        self.decoder = None if propagation_decoder == "tuned" else kept
+        self.max_new_tokens = max_new_tokens
+        self.use_visual = use_visual
+        self.batch_size = batch_size
+        self.prompter = Tracker(model.grounding, policy=TrackingPolicy(hide_absent=hide_absent))
+        self.tracker = Tracker(model.grounding, policy=tracking)
+        self.seed = seed
+
+    @torch.no_grad()
+    def image(
+        self,
+        image: np.ndarray,
+        questions: Sequence[str],
+        *,
+        forced: Sequence[str] | None = None,
+        name: str = "image",
+    ) -> list[Answer]:
+        """Answer questions about an image uint8 [H, W, 3]; masks have one frame.
+
+        Args:
+            forced: answers to put in the model's mouth (their [SEG] still gives the masks); None
+                lets it speak.
+            name: of the image, in errors.
+        """
+        frames = image[None]
+        replies = self._reply(frames, questions, forced, video=False, name=name)
+        tokens = self._tokens(replies)
+        if tokens is None:
+            return _answers(replies, [])
+        features = self._features(frames, len(tokens))
+        return _answers(
+            replies, [_to_rle(decode_language(self.model.grounding, features, tokens).masks, image)]
+        )
+
+    @torch.no_grad()
+    def video(
+        self,
+        video: Frames,
+        questions: Sequence[str],
+        *,
+        forced: Sequence[str] | None = None,
+        name: str = "video",
+    ) -> list[Answer]:
+        """Answer questions about a video; masks cover all its frames. Arguments as in ``image``."""
+        indices = self.frames(len(video), np.random.default_rng(self.seed))
+        sampled = video.read(indices)
+        replies = self._reply(sampled, questions, forced, video=True, name=name)
+        tokens = self._tokens(replies)
+        if tokens is None:
+            return _answers(replies, [])
+        memory = self.tracker.new_memory(num_frames=len(video))
+        masks = dict(self._prompt(sampled, indices, tokens, memory))
+        backward = memory.rows(torch.arange(len(tokens), device=tokens.device))
+        after = [index for index in range(indices[0], len(video)) if index not in masks]
+        before = range(indices[0])[::-1]  # starts from the prompted frames alone
+        masks |= self._propagate(video, after, memory, len(tokens), reverse=False)
+        masks |= self._propagate(video, before, backward, len(tokens), reverse=True)
+        return _answers(replies, [masks[index] for index in range(len(video))])
+
+    # ---- language ---------------------------------------------------------------------------
+
+    def _reply(
+        self,
+        frames: np.ndarray,
+        questions: Sequence[str],
+        forced: Sequence[str] | None,
+        *,
+        video: bool,
+        name: str,
+    ) -> list[_Reply]:
+        """One reply a question; the pictures pass the vision tower once."""
+        pixel_values = self.inputs.pixel_values(frames, video=video).to(self.model.mllm.device)
+        replies: list[_Reply] = []
+        with self._visual_as_asked():
+            visual = self.model.mllm.visual_features(pixel_values)
+            for start in range(0, len(questions), self.batch_size):
+                part = slice(start, start + self.batch_size)
+                if forced is None:
+                    replies += self._generate(questions[part], visual, video=video, name=name)
+                else:
+                    turns = list(zip(questions[part], forced[part], strict=True))
+                    replies += self._force(turns, pixel_values, video=video, name=name)
+        return replies
+
+    def _generate(
+        self, questions: Sequence[str], visual: Tensor, *, video: bool, name: str
+    ) -> list[_Reply]:
+        prompts = [
+            self.inputs.prompt(question, tiles=len(visual), video=video, name=name)
+            for question in questions
+        ]
+        generated = self.model.mllm.generate(
+            prompts,
+            visual=visual.repeat(len(prompts), 1, 1),
+            max_new_tokens=self.max_new_tokens,
+        )
+        return [_Reply(answer.text, answer.seg_hidden) for answer in generated]
+
+    def _force(
+        self, turns: Sequence[Turn], pixel_values: Tensor, *, video: bool, name: str
+    ) -> list[_Reply]:
+        mllm = self.model.mllm
+        tiles = len(pixel_values)
+        ids = [
+            self.inputs.conversation([turn], tiles=tiles, video=video, name=name).input_ids
+            for turn in turns
+        ]
+        input_ids = pad_sequence(ids, batch_first=True, padding_value=PAD).to(mllm.device)
+        known = input_ids != PAD
+        hidden = mllm(input_ids.where(known, 0), known, pixel_values.repeat(len(ids), 1, 1, 1))
+        seg_hidden, counts = gather_seg(hidden, input_ids, mllm.seg_id)
+        parts = seg_hidden.split(counts)
+        return [_Reply(answer, part) for (_, answer), part in zip(turns, parts, strict=True)]
+
+    @contextlib.contextmanager
+    def _visual_as_asked(self) -> Iterator[None]:
+        mllm = self.model.mllm
+        before, mllm.use_visual = mllm.use_visual, self.use_visual
+        try:
+            yield
+        finally:
+            mllm.use_visual = before
+
+    def _tokens(self, replies: Sequence[_Reply]) -> Tensor | None:
+        """Language tokens [R, C] of all [SEG] of all replies, in order; None if there are none."""
+        seg_hidden = torch.cat([reply.seg_hidden for reply in replies])
+        return self.model.heads[HEAD].project(seg_hidden) if len(seg_hidden) else None
+
+    # ---- masks: R rows, one a [SEG] ---------------------------------------------------------
+
+    def _features(self, frames: np.ndarray, rows: int, index: int = 0) -> FrameFeatures:
+        """Features of one of the frames uint8 [T, H, W, 3], for R rows."""
+        grounding = self.model.grounding
+        features = grounding.encode_frames(self.inputs.grounding_frames(frames[index : index + 1]))
+        return features.rows(torch.zeros(rows, dtype=torch.int64, device=grounding.device))
+
+    def _prompt(
+        self, frames: np.ndarray, indices: Sequence[int], tokens: Tensor, memory: MemoryBank
+    ) -> Iterator[tuple[int, list[Rle]]]:
+        """Decode the sampled frames without memory, as in training, and remember them."""
+        for place, index in enumerate(indices):
+            output = self.prompter.step(
+                self._features(frames, len(tokens), place),
+                index,
+                memory,
+                prompt=Prompt(tokens=tokens[:, None]),
+                use_memory=False,
+                multimask=False,
+            )
+            yield index, _to_rle(output.masks, frames[place])
+
+    def _propagate(
+        self,
+        video: Frames,
+        indices: Iterable[int],
+        memory: MemoryBank,
+        rows: int,
+        *,
+        reverse: bool,
+    ) -> Iterator[tuple[int, list[Rle]]]:
+        """Track the other frames, one after another."""
+        for index in indices:
+            frame = video[index]
+            output = self.tracker.step(
+                self._features(frame[None], rows),
+                index,
+                memory,
+                reverse=reverse,
+                decoder=self.decoder,
+            )
+            yield index, _to_rle(output.masks, frame)
+
+
+def _to_rle(masks: Tensor, frame: np.ndarray) -> list[Rle]:
+    """Logits [R, 1, h, w] as R masks at the size of the frame [H, W, 3]."""
+    logits = F.interpolate(masks.float(), frame.shape[:2], mode="bilinear", align_corners=False)
+    return [encode_rle(mask) for mask in (logits[:, 0] > 0).cpu().numpy()]
+
+
+def _answers(replies: Sequence[_Reply], frames: Sequence[Sequence[Rle]]) -> list[Answer]:
+    """Hand the R rows' masks, ``frames[t][r]``, back to the replies that asked for them."""
+    answers, row = [], 0
+    for reply in replies:
+        rows = range(row, row + len(reply.seg_hidden))
+        answers.append(Answer(reply.text, [[frame[r] for frame in frames] for r in rows]))
+        row = rows.stop
+    return answers
