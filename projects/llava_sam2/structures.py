@@ -1,4 +1,4 @@
-"""What the datasets hand to the grounded language model: a sample, a batch, and the collate."""
+"""What the datasets hand to the grounded language model: a sample, a batch, and the collate.
 
 Shapes: B samples; L tokens; N tiles (all samples together); F frames for SAM 2 (all samples
 together); E expressions with masks of one sample; T its frames; S the square input of SAM 2;
