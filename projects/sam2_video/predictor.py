@@ -159,7 +159,7 @@ class VideoPredictor:
                 features = self._encode(image)
                 for group in groups:
                     if frame in group.prompts:
-                        self._answer(group, frame, features, image.shape[:2])
+                        self._answer(group, frame, features, image.shape[:2], len(video) > 1)
         start = frames[0]
         limit = len(video) if max_frames is None else max_frames
         forward = range(start, min(start + limit, len(video)))
@@ -208,7 +208,12 @@ class VideoPredictor:
         return masks
 
     def _answer(
-        self, group: _Group, frame: int, features: FrameFeatures, size: tuple[int, int]
+        self,
+        group: _Group,
+        frame: int,
+        features: FrameFeatures,
+        size: tuple[int, int],
+        remember: bool,
     ) -> None:
         """Decode and remember a prompted frame, without memory of others."""
         prompt = self._prompt(group.prompts[frame], size)
@@ -218,6 +223,7 @@ class VideoPredictor:
             group.memory,
             prompt=prompt,
             use_memory=False,
+            run_memory_encoder=remember,
         )
         group.masks[frame] = output.masks
 

@@ -23,8 +23,8 @@ class FolderVideo:
         positions = {Path(file).stem: index for index, file in enumerate(self.folder.names)}
         missing = [f"{frame_folder}/{stem}.jpg" for stem in stems if stem not in positions]
         require_all(missing, f"annotated frames of video {name}", "extract them")
-        self.stems = list(stems)
-        self.frame_indices = [positions[stem] for stem in stems]  # positions in the folder
+        self.stems = sorted(stems, key=positions.__getitem__)
+        self.frame_indices = [positions[stem] for stem in self.stems]  # positions in the folder
 
     @property
     def num_frames(self) -> int:

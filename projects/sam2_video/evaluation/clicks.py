@@ -1,0 +1,86 @@
+"""Interactive segmentation of single images: one click, or one box, per object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from projects.common.masks import encode_rle, mask_to_box
+from projects.sam2_video.data.coco import ImageVideo
+from projects.sam2_video.data.sources import AnnotatedVideo, AnnotationSource
+from projects.sam2_video.evaluation.davis import region_similarity
+from projects.sam2_video.evaluation.vos import Predicts
+from projects.sam2_video.predictor import ObjectPrompt
+from projects.sam2_video.prompting import interior_point
+
+Record = dict[str, Any]
+
+
+class ClickBenchmark:
+    """IoU after one positive click on the most interior pixel, and after a box; mean over objects.
+
+    Args:
+        source: images, or videos of which the first annotated frame is taken.
+        max_items: the first n images only; None: all.
+    """
+
+    def __init__(self, *, source: AnnotationSource, max_items: int | None = None) -> None:
+        self.source = source
+        self.count = len(source) if max_items is None else min(max_items, len(source))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def predict(self, model: Predicts, index: int) -> list[Record]:
+        video = self.source[index]
+        truths = {key: mask for key, mask in video.read_masks(0).items() if mask.any()}
+        if not truths:
+            return []
+        clicks = {key: interior_point(mask) for key, mask in truths.items()}
+        prompts = [
+            ObjectPrompt(row, 0, points=np.array([clicks[key]]), labels=np.array([1]))
+            for row, key in enumerate(truths)
+        ]
+        prompts += [
+            ObjectPrompt(len(truths) + row, 0, box=_corner_pixels(mask))
+            for row, mask in enumerate(truths.values())
+        ]
+        _, masks = next(model.video_predictor().propagate(video.read_frames([0]), prompts))
+        by_click, by_box = masks[: len(truths)], masks[len(truths) :]
+        return [
+            _image(video)
+            | {
+                "object": str(key),
+                "click": list(clicks[key]),
+                "iou": region_similarity(clicked, truth),
+                "box_iou": region_similarity(boxed, truth),
+                "pred": encode_rle(clicked),
+                "gt": encode_rle(truth),
+            }
+            for (key, truth), clicked, boxed in zip(truths.items(), by_click, by_box, strict=True)
+        ]
+
+    def summarise(self, records: list[Record]) -> dict[str, float]:
+        return {
+            "click_iou": float(np.mean([record["iou"] for record in records])),
+            "box_iou": float(np.mean([record["box_iou"] for record in records])),
+        }
+
+    def fingerprint(self) -> str:
+        """What the records depend on beside the weights."""
+        return repr((vars(self.source).get("annotation_file"), len(self.source), self.count))
+
+
+def _corner_pixels(mask: np.ndarray) -> np.ndarray:
+    """The box by its corner pixels, both inside of it, as in training."""
+    box = mask_to_box(mask)
+    assert box is not None
+    return np.array([box[0], box[1], box[2] - 1, box[3] - 1])
+
+
+def _image(video: AnnotatedVideo) -> Record:
+    """Where the report finds the picture."""
+    if isinstance(video, ImageVideo):
+        return {"image": str(video.path)}
+    return {"image": str(video.folder.files[video.frame_indices[0]])}
