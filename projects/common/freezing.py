@@ -21,7 +21,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-LORA_PATTERNS = ("*.lora_A.*", "*.lora_B.*", "*.lora_embedding_*")
+LORA_PATTERNS = ("*.lora_A.*", "*.lora_B.*")
 
 
 def set_trainable(module: nn.Module, patterns: Sequence[str]) -> list[str]:

@@ -1,0 +1,6 @@
+"""Heads: what a task's batch trains. Each has ``loss(batch, *, mllm, grounding) -> dict``."""
+
+from .chat import ChatHead
+from .segment import SegmentHead, decode_language, seg_projector
+
+__all__ = ["ChatHead", "SegmentHead", "decode_language", "seg_projector"]

@@ -1,0 +1,217 @@
+"""[SEG] to masks: one language token beside an empty point, decoded without memory.
+
+    hidden at [SEG] [K, D] ──► text_hidden_fcs ──► tokens [K, C] ─┐ one row for each
+    frames [F, 3, S, S] ──► SAM 2: encode_frames ──► features ────┤ (expression, frame)
+                                                                  ▼
+                           masks [R, 4h, 4w] ◄── SAM 2: decode_masks, single mask
+
+Sa2VA's segmentation path (Yuan et al., 2025). Shapes: K expressions and F frames of all samples
+together; R rows; every expression is decoded on every frame of its sample, in the order
+(sample, expression, frame). Any number of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from projects.common.losses import dice_loss, mask_iou, point_sample, sample_uncertain_points
+from projects.llava_sam2.models.mllm import InternVL
+from projects.llava_sam2.models.seg_tokens import check_counts, gather_seg
+from projects.llava_sam2.structures import GroundingBatch
+from projects.sam2_video.modeling import FrameFeatures, MaskCandidates, Prompt, Sam2
+
+
+def seg_projector(*, hidden: int, out: int) -> nn.Sequential:
+    """The MLP from the language model's width to SAM 2's, as in Sa2VA's ``text_hidden_fcs``."""
+    return nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, out))
+
+
+def decode_language(
+    grounding: Sam2, features: FrameFeatures, tokens: Tensor, *, decoder: nn.Module | None = None
+) -> MaskCandidates:
+    """Masks of R rows from one language token each, without memory; training and inference alike.
+
+    Args:
+        features: of R rows, raw.
+        tokens: ``[R, C]`` from :meth:`SegmentHead.project`.
+        decoder: None, or ``grounding.propagation_decoder``.
+
+    Returns:
+        One candidate a row, raw: an absent object is not blanked out.
+    """
+    conditioned = features.with_embed(grounding.add_no_memory(features.embed))
+    prompt = Prompt(tokens=tokens[:, None])  # decode_masks puts the empty point beside it
+    return grounding.decode_masks(conditioned, prompt, multimask=False, decoder=decoder)
+
+
+@dataclass
+class Rows:
+    """Which expression is decoded on which frame, and what should come out."""
+
+    expression: Tensor  # [R] int64, index into the K [SEG] tokens
+    frame: Tensor  # [R] int64, index into the F frames
+    targets: Tensor  # [R, h, w] bool
+
+
+class SegmentHead(nn.Module):
+    """Language loss and mask losses of referring segmentation.
+
+    BCE and dice are averaged over the points (or pixels) of a row, then over the rows of the batch.
+    A sample without masks adds no row; a batch without any runs one row with the weight zero, so
+    that every rank runs the same modules.
+
+    Args:
+        projector: hidden size to SAM 2's width, see :func:`seg_projector`.
+        language_weight, bce_weight, dice_weight: of the losses.
+        iou_weight: of the squared error of the predicted IoU.
+        object_weight: of the cross entropy of the object score against "mask not empty".
+        num_points: points a row, sampled as in PointRend; None compares all pixels at the targets'
+            resolution.
+        rows_per_chunk: decode this many rows at a time and recompute them in backward, to bound
+            memory; None decodes all at once.
+        frames_per_chunk: the same for the image encoder, without recomputing.
+    """
+
+    def __init__(
+        self,
+        *,
+        projector: nn.Module,
+        language_weight: float = 1.0,
+        bce_weight: float = 2.0,
+        dice_weight: float = 0.5,
+        iou_weight: float = 0.0,
+        object_weight: float = 0.0,
+        num_points: int | None = 12544,
+        rows_per_chunk: int | None = None,
+        frames_per_chunk: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.text_hidden_fcs = projector  # the name in released checkpoints
+        self.language_weight = language_weight
+        self.bce_weight = bce_weight
+        self.dice_weight = dice_weight
+        self.iou_weight = iou_weight
+        self.object_weight = object_weight
+        self.num_points = num_points
+        self.rows_per_chunk = rows_per_chunk
+        self.frames_per_chunk = frames_per_chunk
+
+    def project(self, seg_hidden: Tensor) -> Tensor:
+        """Hidden states at [SEG] ``[K, D]`` to language tokens ``[K, C]``."""
+        return self.text_hidden_fcs(seg_hidden)
+
+    def loss(self, batch: GroundingBatch, *, mllm: InternVL, grounding: Sam2) -> dict[str, Tensor]:
+        """``loss_language``, ``loss_bce``, ``loss_dice`` and, where weighted, ``loss_iou`` and
+        ``loss_object``.
+
+        Raises:
+            ValueError: naming the sample, if [SEG] tokens and expressions differ in number.
+        """
+        hidden = mllm(batch.input_ids, batch.attention_mask, batch.pixel_values)
+        seg_hidden, counts = gather_seg(hidden, batch.input_ids, mllm.seg_id)
+        check_counts(counts, batch.masks, batch.names)
+        rows, frames = pair_rows(counts, batch), batch.grounding_frames
+        weight = 1.0
+        if rows is None:
+            rows, frames, seg_hidden = _stand_in(hidden, grounding)
+            weight = 0.0
+        features = grounding.encode_frames(frames, split=self.frames_per_chunk)
+        tokens = self.project(seg_hidden)
+        candidates = self._decode(grounding, features, tokens, rows)
+        losses = self.mask_losses(*candidates, rows.targets)
+        language = self.language_weight * mllm.language_loss(hidden, batch.labels)
+        return {"loss_language": language} | {k: weight * part for k, part in losses.items()}
+
+    def _decode(
+        self, grounding: Sam2, features: FrameFeatures, tokens: Tensor, rows: Rows
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Mask logits ``[R, 4h, 4w]``, predicted IoU ``[R]``, object logits ``[R]``."""
+
+        def decode(expression: Tensor, frame: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            out = decode_language(grounding, features.rows(frame), tokens[expression])
+            return out.masks[:, 0], out.iou[:, 0], out.object_logits[:, 0]
+
+        size = self.rows_per_chunk
+        if size is None or len(rows.frame) <= size:
+            return decode(rows.expression, rows.frame)
+        chunks = zip(rows.expression.split(size), rows.frame.split(size), strict=True)
+        parts = [checkpoint(decode, *chunk, use_reentrant=False) for chunk in chunks]
+        masks, iou, object_logits = (torch.cat(part) for part in zip(*parts, strict=True))
+        return masks, iou, object_logits
+
+    def mask_losses(
+        self, masks: Tensor, iou: Tensor, object_logits: Tensor, targets: Tensor
+    ) -> dict[str, Tensor]:
+        """Weighted losses of R rows.
+
+        Args:
+            masks: ``[R, 4h, 4w]`` logits.
+            iou: ``[R]`` predicted, in 0..1.
+            object_logits: ``[R]``.
+            targets: ``[R, h', w']`` bool, at any resolution.
+        """
+        logits, truth = self._compare_at(masks, targets)
+        bce = F.binary_cross_entropy_with_logits(logits, truth)  # equally many points in each row
+        losses = {
+            "loss_bce": self.bce_weight * bce,
+            "loss_dice": self.dice_weight * dice_loss(logits, truth).mean(),
+        }
+        if self.iou_weight:
+            achieved = mask_iou(_resize(masks, targets).flatten(1), targets.flatten(1))
+            losses["loss_iou"] = self.iou_weight * F.mse_loss(iou, achieved)
+        if self.object_weight:
+            present = targets.flatten(1).any(1).to(object_logits.dtype)
+            cross = F.binary_cross_entropy_with_logits(object_logits, present)
+            losses["loss_object"] = self.object_weight * cross
+        return losses
+
+    def _compare_at(self, masks: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and targets ``[R, P]`` at sampled points, or at every pixel of the targets."""
+        masks = masks.float()
+        if self.num_points is None:
+            return _resize(masks, targets).flatten(1), targets.flatten(1).float()
+        points = sample_uncertain_points(masks.detach()[:, None], num_points=self.num_points)
+        logits = point_sample(masks[:, None], points)[:, 0]
+        return logits, point_sample(targets[:, None].float(), points)[:, 0]
+
+
+def pair_rows(counts: list[int], batch: GroundingBatch) -> Rows | None:
+    """Every expression of a sample with each of the sample's frames; None if there are no masks."""
+    expressions, frames, targets = [], [], []
+    first_token = first_frame = 0
+    for count, length, masks in zip(counts, batch.frames_per_sample, batch.masks, strict=True):
+        if masks is not None and count:
+            expressions.append(
+                torch.arange(first_token, first_token + count).repeat_interleave(length)
+            )
+            frames.append(torch.arange(first_frame, first_frame + length).repeat(count))
+            targets.append(masks.flatten(0, 1))
+        first_token += count
+        first_frame += length
+    if not targets:
+        return None
+    device = batch.input_ids.device
+    return Rows(torch.cat(expressions).to(device), torch.cat(frames).to(device), torch.cat(targets))
+
+
+def _resize(masks: Tensor, targets: Tensor) -> Tensor:
+    """Logits ``[R, a, b]`` at the resolution of ``targets``."""
+    if masks.shape[1:] == targets.shape[1:]:
+        return masks
+    size = tuple(targets.shape[1:])
+    return F.interpolate(masks[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def _stand_in(hidden: Tensor, grounding: Sam2) -> tuple[Rows, Tensor, Tensor]:
+    """One row on a black frame, in place of none."""
+    size, device = grounding.image_size, hidden.device
+    index = torch.zeros(1, dtype=torch.int64, device=device)
+    side = grounding.mask_size
+    empty = torch.zeros(1, side, side, dtype=torch.bool, device=device)
+    frames = torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device)
+    return Rows(index, index, empty), frames, hidden[0, :1]

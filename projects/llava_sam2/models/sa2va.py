@@ -1,0 +1,112 @@
+"""The grounded language model: one language model, one SAM 2, a head for each task.
+
+    batch (one task) ──► heads[batch.task] ──► weighted losses
+                           │         │
+                         mllm    grounding
+
+Sa2VA (Yuan et al., 2025).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from projects.common.engine.model import TrainableModel
+from projects.common.freezing import LORA_PATTERNS, add_lora, keep_frozen_in_eval, set_trainable
+from projects.llava_sam2.models.mllm import InternVL
+from projects.sam2_video.modeling import Sam2
+
+
+class Sa2VA(TrainableModel):
+    """Says what and shows where.
+
+    Args:
+        mllm: the language model.
+        grounding: SAM 2.
+        heads: task to head; a batch is trained by the head of its ``task``.
+        trainable: patterns of :func:`projects.common.freezing.set_trainable` on this model's
+            parameter names; everything else is frozen. LoRA matrices need no naming.
+        lora: arguments of :func:`projects.common.freezing.add_lora` for the language model inside
+            ``mllm`` (without vision tower and lm_head); None for no LoRA.
+        propagation_decoder: ``original`` keeps a frozen copy of SAM 2's mask decoder, as it is at
+            construction, for propagation while the first one is tuned without memory; ``tuned``
+            uses the one that trains, for runs that also train with memory (arXiv 2509.19082).
+        touch_all: give every trainable parameter a gradient, zero where the task does not use it.
+            DistributedDataParallel without ``find_unused_parameters`` needs it; the optimizer then
+            also decays and moves parameters that a step did not use.
+    """
+
+    def __init__(
+        self,
+        *,
+        mllm: InternVL,
+        grounding: Sam2,
+        heads: Mapping[str, nn.Module],
+        trainable: Sequence[str],
+        lora: Mapping[str, Any] | None = None,
+        propagation_decoder: Literal["original", "tuned"] = "tuned",
+        touch_all: bool = False,
+    ) -> None:
+        super().__init__()
+        if propagation_decoder not in ("original", "tuned"):
+            raise ValueError(
+                f"propagation_decoder is 'original' or 'tuned', not {propagation_decoder!r}"
+            )
+        self.mllm = mllm
+        self.grounding = grounding
+        self.heads = nn.ModuleDict(heads)
+        self.touch_all = touch_all
+        patterns = list(trainable)
+        if lora is not None:
+            add_lora(mllm.language_model, **lora)
+            patterns += LORA_PATTERNS
+        if propagation_decoder == "original":
+            grounding.keep_propagation_decoder()
+            patterns.append("!grounding.propagation_decoder")
+        set_trainable(self, patterns)
+
+    def loss(self, batch: Any) -> dict[str, Tensor]:
+        """Weighted losses of a task-pure batch.
+
+        Raises:
+            ValueError: for a task that no head is there for.
+        """
+        if batch.task not in self.heads:
+            raise ValueError(
+                f"no head for the task {batch.task!r}; the model has {', '.join(self.heads)}"
+            )
+        losses = self.heads[batch.task].loss(batch, mllm=self.mllm, grounding=self.grounding)
+        if self.touch_all:
+            first = next(key for key in losses if key.startswith("loss_"))
+            losses[first] = losses[first] + self._touch_idle(losses)
+        return losses
+
+    def train(self, mode: bool = True) -> Sa2VA:
+        """Train or eval mode; what is frozen stays in eval mode."""
+        super().train(mode)
+        keep_frozen_in_eval(self)
+        return self
+
+    def _touch_idle(self, losses: Mapping[str, Tensor]) -> Tensor | float:
+        """Zero, with a path to each trainable parameter that the losses do not reach."""
+        reached = parameters_reached(losses.values())
+        idle = [p for p in self.parameters() if p.requires_grad and p not in reached]
+        return sum((p.sum() * 0 for p in idle), start=0.0)
+
+
+def parameters_reached(losses: Any) -> set[Tensor]:
+    """The leaves of the autograd graph behind the losses: a walk over nodes, no arithmetic."""
+    pending = [loss.grad_fn for loss in losses if loss.grad_fn is not None]
+    seen, leaves = set(pending), set()
+    while pending:
+        node = pending.pop()
+        if hasattr(node, "variable"):
+            leaves.add(node.variable)
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                pending.append(following)
+    return leaves
