@@ -183,7 +183,7 @@ def write_mp4(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> Non
     if not writer.isOpened():
         raise ValueError(f"{path}: this build of OpenCV cannot write it; is the suffix .mp4?")
     for frame in frames:
-        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        writer.write(np.ascontiguousarray(frame[..., ::-1]))  # RGB to OpenCV's order
     writer.release()
     os.replace(partial, path)
 

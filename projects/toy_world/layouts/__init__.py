@@ -1,0 +1,30 @@
+"""Writers of the toy world, one a dataset format.
+
+A writer has ``SPLITS`` and two steps: ``write_item`` draws one image or video, in any process and
+any order, and returns its record; ``write_index`` gets all records in order and writes the files
+that list them. ``write_index`` returns labels of its expressions, for toy_world.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from projects.toy_world.layouts import davis, mevis, refcoco, sav
+from projects.toy_world.world import World
+
+Records = Mapping[str, Sequence[Any]]  # split -> one record an item, in order
+
+
+class Layout(Protocol):
+    """What a module of this package provides."""
+
+    SPLITS: tuple[str, ...]
+
+    def write_item(self, world: World, split: str, index: int, root: Path) -> Any: ...
+
+    def write_index(self, world: World, records: Records, root: Path) -> dict[str, Any]: ...
+
+
+LAYOUTS: dict[str, Layout] = {"refcoco": refcoco, "mevis": mevis, "sav": sav, "davis": davis}
