@@ -157,6 +157,7 @@ class Sam2(nn.Module):
         *,
         multimask: bool | None = None,
         decoder: nn.Module | None = None,
+        hide_absent: bool = False,
         stability_fallback: bool = False,
     ) -> MaskCandidates:
         """Prompt encoder and mask decoder; a mask prompt is its own answer.
@@ -171,6 +172,8 @@ class Sam2(nn.Module):
             multimask: three candidates instead of one; None follows the model's own rule
                 (``uses_multimask``).
             decoder: None, or ``propagation_decoder``.
+            hide_absent: blank the masks of objects whose score says absent (not those of mask
+                prompts).
             stability_fallback: in eval mode, an unstable single mask gives way to the best of
                 three.
 
@@ -189,6 +192,8 @@ class Sam2(nn.Module):
             else:
                 many = self.uses_multimask(count) if multimask is None else multimask
                 candidates = self._decode(group, part, many, decoder, stability_fallback)
+                if hide_absent:
+                    candidates = candidates.hide_absent()
             parts.append((index, candidates))
         return merge_rows(parts, rows)
 

@@ -202,10 +202,9 @@ class Tracker:
             prompt,
             multimask=multimask,
             decoder=decoder,
+            hide_absent=self.policy.hide_absent,
             stability_fallback=self.policy.stability_fallback,
         )
-        if self.policy.hide_absent:
-            candidates = candidates.hide_absent()
         best = candidates.iou.argmax(dim=1)
         rows = torch.arange(len(best), device=best.device)
         token = candidates.tokens[rows, best]

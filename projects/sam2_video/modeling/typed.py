@@ -139,9 +139,8 @@ class MixedPrompt:
 class MaskCandidates:
     """What the mask decoder proposes.
 
-    Masks are raw: an absent object is not blanked out yet (see ``hide_absent``). ``object_logits``
-    say whether the object is in the frame; for a mask prompt the mask itself says it, and
-    ``pointer_logits``, which gate the object pointer, are the lesser of both answers.
+    ``object_logits`` say whether the object is in the frame; for a mask prompt the mask itself says
+    it, and ``pointer_logits``, which gate the object pointer, are the lesser of both answers.
     """
 
     masks: Tensor  # [B, M, 4h, 4w] logits
