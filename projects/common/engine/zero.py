@@ -1,12 +1,14 @@
 """DeepSpeed ZeRO through xtuner's strategy, on GPUs (nccl) and on CPUs (gloo).
 
-Steps around, each until the version named: mmengine 0.11.0rc3 registers DeepSpeed's 1-bit
-optimizers, which deepspeed 0.19 no longer has (until mmengine looks before it imports); DeepSpeed
-loads its shards with ``weights_only=False`` (until it offers a choice).
+Steps around, each with what would make it unnecessary: mmengine 0.11.0rc3 registers DeepSpeed's
+1-bit optimizers, which deepspeed 0.19 no longer has (until mmengine looks before it imports);
+DeepSpeed loads its shards with ``weights_only=False`` (until it offers a choice); and on a CPU it
+compiles a shared-memory all-reduce at first use (until that can be switched off).
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from pathlib import Path
@@ -28,6 +30,10 @@ from projects.common.engine import checkpoints
 from projects.common.engine.distributed import get_rank, get_world_size
 
 _FOLDER = "zero"
+# The compiled all-reduce takes a minute and a compiler to build, and a kill in the middle leaves a
+# lock that blocks every later run. gloo does the same work. (As an attribute, deepspeed.comm.torch
+# is torch itself.)
+importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None
 # what DeepSpeed's shards hold beside tensors and plain data
 _SHARD_TYPES = [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]
 
@@ -106,14 +112,12 @@ class ZeroStrategy(DeepSpeedStrategy):
         targets = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
         state = {}
         for name in checkpoints.names_to_save(self.module):
-            with deepspeed.zero.GatheredParameters([targets[name]], enabled=self._is_cut(targets[name])):
+            tensor = targets[name]
+            is_cut = hasattr(tensor, "ds_id")  # by ZeRO-3
+            with deepspeed.zero.GatheredParameters([tensor], enabled=is_cut):
                 if get_rank() == 0:
-                    state[name] = targets[name].detach().cpu().clone().contiguous()
+                    state[name] = tensor.detach().cpu().clone().contiguous()
         return state
-
-    @staticmethod
-    def _is_cut(tensor: Tensor) -> bool:
-        return hasattr(tensor, "ds_id")
 
     def save_optimizer(self, folder: Path) -> None:
         self.model.save_checkpoint(
