@@ -27,8 +27,9 @@ def resize_masks(masks: np.ndarray, size: int) -> Tensor:
 
     "nearest-exact" looks under the centre of the new pixel, as the mask logits do.
     """
-    flat = torch.from_numpy(np.ascontiguousarray(masks)).flatten(0, -3).to(torch.uint8)[:, None]
-    resized = F.interpolate(flat, size=(size, size), mode="nearest-exact")[:, 0]
+    flat = torch.from_numpy(np.ascontiguousarray(masks)).to(torch.uint8)
+    flat = flat.reshape(-1, 1, *masks.shape[-2:])
+    resized = F.interpolate(flat, size=(size, size), mode="nearest-exact")
     return resized.bool().reshape(*masks.shape[:-2], size, size)
 
 

@@ -27,7 +27,10 @@ def test_toy_sizes_and_seed(mllm, tokenizer):
     assert mllm.hidden_size == 96 and mllm.tile_size == 64 and mllm.image_tokens_per_tile == 16
     assert mllm.model.lm_head.weight.shape == (len(tokenizer), 96)
     assert 0.3e6 < sum(p.numel() for p in mllm.parameters()) < 0.5e6
-    same, other = toy_internvl(tokenizer=tokenizer, seed=1), toy_internvl(tokenizer=tokenizer, seed=2)
+    same, other = (
+        toy_internvl(tokenizer=tokenizer, seed=1),
+        toy_internvl(tokenizer=tokenizer, seed=2),
+    )
     pairs = list(zip(mllm.parameters(), same.parameters(), other.parameters(), strict=True))
     assert all(torch.equal(a, b) for a, b, _ in pairs)
     assert any(not torch.equal(a, c) for a, _, c in pairs)
@@ -35,9 +38,7 @@ def test_toy_sizes_and_seed(mllm, tokenizer):
     assert 0.45 < words.std() < 0.55
 
 
-def test_hidden_states_are_transformers_last_layer_whatever_the_padding(
-    mllm, make_sample, collate
-):
+def test_hidden_states_are_transformers_last_layer_whatever_the_padding(mllm, make_sample, collate):
     samples = [
         make_sample(1, ["red circle", "blue square"], frames=2),
         make_sample(2),
@@ -136,7 +137,7 @@ def test_gradient_checkpointing_changes_no_gradient(tokenizer, make_sample, coll
         hidden = mllm(batch.input_ids, batch.attention_mask, batch.pixel_values)
         mllm.language_loss(hidden, batch.labels).backward()
         gradients.append([p.grad for p in mllm.parameters()])
-    assert plain.model.is_gradient_checkpointing
+    assert plain.model.is_activation_checkpointing
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b)
 
@@ -154,9 +155,9 @@ def test_embeddings_grow_to_the_tokenizer(tokenizer, tmp_path):
         torch.testing.assert_close(after[: len(before)], before)
         torch.testing.assert_close(after[len(before) :], before.mean(0).expand(2, -1))
     # a vocabulary that is padded beyond the tokenizer stays as it is
-    assert InternVL(model=model, tokenizer=tokenizer, template="qwen_chat").model.lm_head.weight.shape[
-        0
-    ] == len(longer)
+    assert InternVL(
+        model=model, tokenizer=tokenizer, template="qwen_chat"
+    ).model.lm_head.weight.shape[0] == len(longer)
 
 
 def test_mistakes_are_told_at_construction(tokenizer, mllm):
