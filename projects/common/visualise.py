@@ -10,10 +10,9 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 Colour = tuple[int, int, int]
 
@@ -30,23 +29,6 @@ PALETTE: tuple[Colour, ...] = (
 PREDICTION: Colour = (255, 121, 0)
 TRUTH: Colour = (0, 214, 170)
 _MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg"}
-
-
-def read_image(path: str | Path) -> np.ndarray:
-    """An image file as ``uint8 [H, W, 3]`` RGB.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file does not decode as an image.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such image")
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path}: does not decode as an image ({error}); replace it") from error
 
 
 def legible_scale(image: np.ndarray, minimum: int = 256) -> int:
@@ -150,15 +132,12 @@ def compare(
 
 
 def marked(image: np.ndarray, mask: np.ndarray, colour: Colour, scale: int) -> np.ndarray:
-    """One mask ``bool [H, W]`` outlined in ``colour``, its surroundings faded."""
+    """One mask ``bool [H, W]`` outlined in ``colour``, its surroundings faded.
+
+    Nothing is tinted: an expression may be about the colour of what it names.
+    """
     return overlay(
-        image,
-        mask[None],
-        colours=[colour],
-        opacity=0.25,
-        contour=max(2, scale),
-        dim=0.6,
-        scale=scale,
+        image, mask[None], colours=[colour], opacity=0.0, contour=scale + 1, dim=0.55, scale=scale
     )
 
 

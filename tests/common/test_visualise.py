@@ -133,13 +133,3 @@ def test_wrong_shapes_are_refused(grey, square) -> None:
         visualise.overlay(grey, square.T[None])
     with pytest.raises(ValueError, match="need uint8"):
         visualise.overlay(grey.astype(np.float32), square[None])
-
-
-def test_read_image_names_the_file(tmp_path) -> None:
-    with pytest.raises(FileNotFoundError, match="absent.jpg"):
-        visualise.read_image(tmp_path / "absent.jpg")
-    (tmp_path / "broken.jpg").write_bytes(b"not a picture")
-    with pytest.raises(ValueError, match="broken.jpg"):
-        visualise.read_image(tmp_path / "broken.jpg")
-    Image.fromarray(np.full((4, 6), 9, np.uint8)).save(tmp_path / "grey.png")
-    assert visualise.read_image(tmp_path / "grey.png").shape == (4, 6, 3)
