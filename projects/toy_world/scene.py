@@ -43,8 +43,9 @@ class SceneSpec:
         twins: chances that two things share their colour only; colour and shape, not the size;
             the whole look, not the motion (in an image: not the size). The rest has no two of
             one colour, and without twins colour would decide nearly everything.
-        crossing: chance that a thing's path leads over another.
-        leaving: chance that a moving thing leaves or enters the frame.
+        crossing: chance that the path of one moving thing leads over another thing.
+        leaving: chance that a thing that moves straight is planned to leave or enter the frame
+            (fewer do: of plans in which something is hardly seen, none is taken).
         seen_at_start: every thing is seen on the first frame.
     """
 
@@ -115,7 +116,7 @@ def _plan_things(rng: np.random.Generator, spec: SceneSpec) -> list[Thing]:
     for shape, colour, size, motion in _plan_kinds(rng, spec, count):
         radius = float(rng.uniform(*SIZES[size]))
         tint = np.clip(np.array(COLOURS[colour]) + rng.uniform(-10, 10, size=3), 0, 255)
-        over = things[int(rng.integers(len(things)))] if things else None
+        over = things[0] if len(things) == 1 else None
         thing = Thing(
             shape=shape,
             colour=colour,
@@ -192,7 +193,7 @@ def _at_border(
     direction = np.array(DIRECTIONS[motion], dtype=np.float64)
     leaves = spec.seen_at_start or rng.uniform() < 0.5
     outward = direction if leaves else -direction
-    beyond = rng.uniform(0.0, 2.0) * radius
+    beyond = rng.uniform(0.8, 1.8) * radius
     axis = int(np.flatnonzero(direction)[0])
     place = place.copy()
     place[axis] = spec.size + beyond if outward[axis] > 0 else -beyond
