@@ -6,6 +6,8 @@ embeddings, layer scale 0.3, objects present unless asked otherwise.
 
 from __future__ import annotations
 
+import zlib
+
 import torch
 from sam2.modeling.backbones.hieradet import Hiera
 from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
@@ -122,10 +124,12 @@ def build_meta(
 def randomise(model: SAM2Base, seed: int = 0, *, object_bias: float = 3.0) -> SAM2Base:
     """Weights under which every parameter shows in the output.
 
-    Without a positive ``object_bias`` every mask would be blanked, and any two models agree.
+    A parameter's values depend on its name and shape only, so that variants of a model share what
+    they have in common. Without a positive ``object_bias`` every mask would be blanked, and any two
+    models agree.
     """
-    generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
+        generator = torch.Generator().manual_seed(seed + zlib.crc32(name.encode()))
         if parameter.ndim == 1 and ("norm" in name or ".weight" in name and "encoder" in name):
             parameter.copy_(1 + 0.2 * torch.randn(parameter.shape, generator=generator))
         elif name.endswith("gamma"):
@@ -135,23 +139,30 @@ def randomise(model: SAM2Base, seed: int = 0, *, object_bias: float = 3.0) -> SA
             parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
         else:
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    generator = torch.Generator().manual_seed(seed)
+    code = model.sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
+    code.copy_(torch.randn(code.shape, generator=generator))
     head = model.sam_mask_decoder.pred_obj_score_head.layers[-1]
     head.weight.mul_(0.3)
     head.bias.fill_(object_bias)
     return model
 
 
+def encode_meta(model: SAM2Base, frames: Tensor) -> list[dict]:
+    """Image features of ``frames`` [T, videos, 3, S, S] in 0..255, one entry per frame."""
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    return [model.forward_image(images) for images in (frames.float() / 255 - mean) / std]
+
+
 class MetaTrack:
     """Runs ``SAM2Base.track_step`` over a clip with rows gathered from several videos."""
 
-    def __init__(self, model: SAM2Base, frames: Tensor, num_frames: int | None = None) -> None:
-        """``frames`` [T, videos, 3, S, S] in 0..255."""
+    def __init__(self, model: SAM2Base, encoded: list[dict]) -> None:
+        """``encoded``: of ``encode_meta``, by this model or one with the same image encoder."""
         self.model = model
-        self.num_frames = num_frames or len(frames)
-        mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
-        std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-        pixels = (frames.float() / 255 - mean) / std
-        self.encoded = [model.forward_image(images) for images in pixels]
+        self.num_frames = len(encoded)
+        self.encoded = encoded
         self.outputs = {"cond_frame_outputs": {}, "non_cond_frame_outputs": {}}
 
     def row_features(self, frame: int, rows: Tensor):

@@ -7,7 +7,7 @@ import torch
 
 from projects.sam2_video.modeling import Prompt, Tracker, TrackingPolicy, build_sam2, sam2_config
 from projects.sam2_video.modeling.meta_weights import from_meta_names, load_meta_state
-from tests.sam2_video.meta_reference import MetaTrack, build_meta, randomise
+from tests.sam2_video.meta_reference import MetaTrack, build_meta, encode_meta, randomise
 
 SIZE = 128
 CLIP, VIDEOS = 5, 2
@@ -49,11 +49,11 @@ def frames():
 
 
 @pytest.fixture(scope="module")
-def first(pair, frames):
-    """The first frame of both videos as Meta encodes it and as we do."""
+def encoded(pair, frames):
+    """The clip as Meta encodes it and as we do; all variants have the same image encoder."""
     meta, ours = pair
     with torch.no_grad():
-        return MetaTrack(meta, frames[:1]), ours.encode_frames(frames[0])
+        return encode_meta(meta, frames), ours.encode_frames(frames.flatten(0, 1))
 
 
 def close(ours, theirs, tolerance: float = TOLERANCE) -> None:
@@ -71,20 +71,23 @@ def boxes_of_mask(rows: int = 3) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_image_features(pair, first, frames):
+def test_image_features(pair, encoded, frames):
     _, ours = pair
-    track, features = first
-    expected = track.encoded[0]["backbone_fpn"]
-    for got, level in zip((*features.high_res, features.embed), expected, strict=True):
-        close(got, level, 1e-5)
-    halves = ours.encode_frames(frames[0], split=1)
-    close(halves.embed, features.embed, 1e-5)
+    theirs, features = encoded
+    for frame in range(CLIP):
+        mine = features.rows(torch.arange(VIDEOS) + VIDEOS * frame)
+        for got, level in zip(
+            (*mine.high_res, mine.embed), theirs[frame]["backbone_fpn"], strict=True
+        ):
+            close(got, level, 1e-5)
+    single = ours.encode_frames(frames[0], split=1)
+    close(single.embed, features.embed[:VIDEOS], 1e-5)
 
 
 @torch.no_grad()
-def test_position_tables(pair, first):
+def test_position_tables(pair, encoded):
     meta, ours = pair
-    _, positions, _ = first[0].row_features(0, torch.tensor([0]))
+    _, positions, _ = MetaTrack(meta, encoded[0]).row_features(0, torch.tensor([0]))
     close(ours.frame_position, positions[-1], 1e-6)
     memory = meta.memory_encoder.position_encoding(torch.zeros(1, 64, 8, 8))
     close(ours.memory_position, memory.flatten(2).permute(2, 0, 1), 1e-6)
@@ -126,9 +129,9 @@ def meta_decode(meta, track, rows, *, points=None, mask=None, multimask=False):
 @pytest.mark.parametrize("rows", [1, 4])
 @pytest.mark.parametrize("multimask", [False, True])
 @pytest.mark.parametrize("kind", PROMPTS)
-def test_point_prompts(pair, first, kind, multimask, rows):
+def test_point_prompts(pair, encoded, kind, multimask, rows):
     meta, ours = pair
-    track, encoded = first
+    track, features = MetaTrack(meta, encoded[0]), encoded[1]
     images = torch.tensor([0, 1, 1, 0])[:rows]
     shift = torch.arange(rows)[:, None, None] * 3.0
     points = torch.tensor(PROMPTS[kind][0])[None] + shift
@@ -136,7 +139,7 @@ def test_point_prompts(pair, first, kind, multimask, rows):
     expected = meta_decode(meta, track, images, points=(points, labels), multimask=multimask)
     tracker = Tracker(ours)
     output = tracker.step(
-        encoded.rows(images),
+        features.rows(images),
         0,
         tracker.new_memory(),
         prompt=Prompt(points=points, labels=labels),
@@ -151,14 +154,14 @@ def test_point_prompts(pair, first, kind, multimask, rows):
 
 
 @torch.no_grad()
-def test_corrections_read_previous_logits(pair, first):
+def test_corrections_read_previous_logits(pair, encoded):
     meta, ours = pair
-    track, encoded = first
+    track, features = MetaTrack(meta, encoded[0]), encoded[1]
     rows = torch.tensor([0, 1])
     points, labels = torch.tensor([[[40.0, 50.0], [60.0, 9.0]]] * 2), torch.tensor([[1, 0]] * 2)
     previous = torch.randn(2, 1, SIZE // 4, SIZE // 4, generator=torch.Generator().manual_seed(2))
     expected = meta_decode(meta, track, rows, points=(points, labels), mask=previous)
-    features = encoded.rows(rows)
+    features = features.rows(rows)
     features = features.with_embed(ours.add_no_memory(features.embed))
     prompt = Prompt(points=points, labels=labels, previous=previous)
     candidates = ours.decode_masks(features, prompt)
@@ -168,14 +171,14 @@ def test_corrections_read_previous_logits(pair, first):
 
 
 @torch.no_grad()
-def test_mask_prompts_with_an_empty_one(pair, first):
+def test_mask_prompts_with_an_empty_one(pair, encoded):
     meta, ours = pair
-    track, encoded = first
+    track, features = MetaTrack(meta, encoded[0]), encoded[1]
     masks = boxes_of_mask()
     masks[1] = False
     expected = track.step(0, ROWS, mask=masks, initial=True)
     tracker = Tracker(ours)
-    output = tracker.step(encoded.rows(ROWS), 0, tracker.new_memory(), prompt=Prompt(mask=masks))
+    output = tracker.step(features.rows(ROWS), 0, tracker.new_memory(), prompt=Prompt(mask=masks))
     close(output.masks, expected["pred_masks"])
     close(output.pointer, expected["obj_ptr"])
     close(output.object_logits, expected["object_score_logits"])
@@ -183,12 +186,12 @@ def test_mask_prompts_with_an_empty_one(pair, first):
 
 
 @torch.no_grad()
-def test_a_mask_prompt_that_the_decoder_calls_absent(frames):
+def test_a_mask_prompt_that_the_decoder_calls_absent(encoded):
     """Meta gates the pointer by the decoder's score as well as by the mask."""
     meta, ours = make_pair(object_bias=-3.0)
     masks = boxes_of_mask()
-    expected = MetaTrack(meta, frames[:1]).step(0, ROWS, mask=masks, initial=True)
-    features = ours.encode_frames(frames[0]).rows(ROWS)
+    expected = MetaTrack(meta, encoded[0]).step(0, ROWS, mask=masks, initial=True)
+    features = encoded[1].rows(ROWS)
     output = Tracker(ours).decode(features, Prompt(mask=masks))
     close(output.pointer, expected["obj_ptr"])
     close(output.pointer, meta.no_obj_ptr.expand(3, -1))
@@ -196,14 +199,14 @@ def test_a_mask_prompt_that_the_decoder_calls_absent(frames):
 
 
 @torch.no_grad()
-def test_absent_objects_are_blanked(frames):
+def test_absent_objects_are_blanked(encoded):
     meta, ours = make_pair(object_bias=-3.0)
     points, labels = torch.full((3, 1, 2), 50.0), torch.ones(3, 1, dtype=torch.long)
-    track = MetaTrack(meta, frames[:1])
+    track = MetaTrack(meta, encoded[0])
     expected = track.step(0, ROWS, points=(points, labels), initial=True, conditioning=True)
     tracker = Tracker(ours)
     memory = tracker.new_memory()
-    features = ours.encode_frames(frames[0]).rows(ROWS)
+    features = encoded[1].rows(ROWS)
     output = tracker.step(features, 0, memory, prompt=Prompt(points=points, labels=labels))
     assert (output.masks == -1024).all()
     close(output.masks, expected["pred_masks"])
@@ -212,7 +215,7 @@ def test_absent_objects_are_blanked(frames):
 
 
 @torch.no_grad()
-def test_unstable_single_masks_give_way(frames):
+def test_unstable_single_masks_give_way(encoded):
     meta, ours = make_pair(
         sam_mask_decoder_extra_args=dict(
             dynamic_multimask_via_stability=True,
@@ -227,8 +230,8 @@ def test_unstable_single_masks_give_way(frames):
             last.bias.mul_(1e-2)
     points = torch.tensor([[[40.0, 50.0], [60.0, 9.0]]] * 3)
     labels = torch.tensor([[1, 0]] * 3)
-    expected = meta_decode(meta, MetaTrack(meta, frames[:1]), ROWS, points=(points, labels))
-    features = ours.encode_frames(frames[0]).rows(ROWS)
+    expected = meta_decode(meta, MetaTrack(meta, encoded[0]), ROWS, points=(points, labels))
+    features = encoded[1].rows(ROWS)
     features = features.with_embed(ours.add_no_memory(features.embed))
     prompt = Prompt(points=points, labels=labels)
     fallback = ours.decode_masks(features, prompt, stability_fallback=True)
@@ -241,12 +244,12 @@ def test_unstable_single_masks_give_way(frames):
 @torch.no_grad()
 @pytest.mark.parametrize("overlap", [True, False])
 @pytest.mark.parametrize("binarise", [True, False])
-def test_memory_encoding(frames, binarise, overlap):
+def test_memory_encoding(encoded, binarise, overlap):
     meta, ours = make_pair(
         binarize_mask_from_pts_for_mem_enc=binarise, non_overlap_masks_for_mem_enc=not overlap
     )
     rows = torch.tensor([0, 0, 0])
-    features, _, sizes = MetaTrack(meta, frames[:1]).row_features(0, rows)
+    features, _, sizes = MetaTrack(meta, encoded[0]).row_features(0, rows)
     logits = 3 * torch.randn(3, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
     present = torch.tensor([[2.0], [-1.0], [0.0]])
     expected, _ = meta._encode_new_memory(features, sizes, logits, present, is_mask_from_pts=True)
@@ -255,7 +258,7 @@ def test_memory_encoding(frames, binarise, overlap):
     )
     tracker.model.full_size = lambda masks: logits  # the pasted masks come at full resolution
     memory = tracker.new_memory()
-    raw = ours.encode_frames(frames[0]).rows(rows)
+    raw = encoded[1].rows(rows)
     points = Prompt(points=torch.zeros(3, 1, 2), labels=torch.ones(3, 1, dtype=torch.long))
     output = tracker.decode(raw, points)
     output.object_logits = present
@@ -281,12 +284,11 @@ CASES = {
 }
 
 
-def run_both(meta, ours, frames, visits, policy=FORWARD, reverse=False, **bank):
+def run_both(meta, ours, encoded, visits, policy=FORWARD, reverse=False):
     """Largest differences of masks, pointers and memories over the visits."""
-    track = MetaTrack(meta, frames)
-    encoded = ours.encode_frames(frames.flatten(0, 1))
+    track = MetaTrack(meta, encoded[0])
     tracker = Tracker(ours, policy=policy)
-    memory = tracker.new_memory(num_frames=len(frames), **bank)
+    memory = tracker.new_memory(num_frames=len(encoded[0]))
     outputs = []
     for frame, *asked in visits:
         what, initial = asked or (None, False)
@@ -307,7 +309,7 @@ def run_both(meta, ours, frames, visits, policy=FORWARD, reverse=False, **bank):
                 Prompt(mask=mask) if points is None else Prompt(points=points[0], labels=points[1])
             )
         output = tracker.step(
-            encoded.rows(ROWS + VIDEOS * frame),
+            encoded[1].rows(ROWS + VIDEOS * frame),
             frame,
             memory,
             prompt=prompt,
@@ -324,43 +326,45 @@ def run_both(meta, ours, frames, visits, policy=FORWARD, reverse=False, **bank):
 
 @torch.no_grad()
 @pytest.mark.parametrize("case", CASES)
-def test_propagation(pair, frames, case):
-    outputs = run_both(*pair, frames, CASES[case], reverse=case == "reverse")
+def test_propagation(pair, encoded, case):
+    outputs = run_both(*pair, encoded, CASES[case], reverse=case == "reverse")
     last = torch.cat([output.masks for output in outputs[1:]])
     assert last.abs().max() > 5 and 0.05 < (last > 0).float().mean() < 0.95
 
 
 @torch.no_grad()
-def test_the_memory_shows(pair, frames):
+def test_the_memory_shows(pair, encoded):
     """Without this, agreement over a clip would say nothing about the memory."""
     _, ours = pair
     tracker = Tracker(ours)
-    features = ours.encode_frames(frames[:2, 0])
+    features = encoded[1]
     answers = []
     for masks in (boxes_of_mask()[:1], ~boxes_of_mask()[:1]):
         memory = tracker.new_memory()
         tracker.step(features.rows(torch.tensor([0])), 0, memory, prompt=Prompt(mask=masks))
-        answers.append(tracker.step(features.rows(torch.tensor([1])), 1, memory).masks)
+        answers.append(tracker.step(features.rows(torch.tensor([VIDEOS])), 1, memory).masks)
     assert (answers[0] - answers[1]).abs().max() > 0.1
 
 
 @torch.no_grad()
-def test_22_memory_slots(frames):
-    run_both(*make_pair(num_maskmem=22), frames, CASES["box, later click"])
+def test_22_memory_slots(encoded):
+    run_both(*make_pair(num_maskmem=22), encoded, CASES["box, later click"])
 
 
 @torch.no_grad()
-def test_sam_2_0(frames):
-    run_both(*make_pair(version="2.0"), frames, CASES["click"])
+def test_sam_2_0(encoded):
+    run_both(*make_pair(version="2.0"), encoded, CASES["click"])
 
 
 @torch.no_grad()
-def test_limited_conditioning_frames_and_slots(frames):
+def test_limited_conditioning_frames_and_slots(encoded):
     """Conditioning frames that are left out serve as tracked ones; slots run full."""
     switches = dict(max_cond_frames_in_attn=2, max_obj_ptrs_in_encoder=4)
     meta, ours = make_pair(num_maskmem=3, **switches)
     ours.max_object_pointers = 4
-    clip = frames[torch.tensor([0, 1, 2, 3, 4, 3, 2, 1, 0])]
+    order = torch.tensor([0, 1, 2, 3, 4, 3, 2, 1, 0])
+    images = (VIDEOS * order[:, None] + torch.arange(VIDEOS)).flatten()
+    clip = [encoded[0][frame] for frame in order.tolist()], encoded[1].rows(images)
     visits = [(0, "mask", True), (3, CLICK, True), (4, "mask", True), (6, CLICK, True)]
     visits += [(1,), (2,), (5,), (7,), (8,)]
     policy = TrackingPolicy(past_pointers_only=True, max_cond_frames=2)
@@ -381,7 +385,7 @@ def test_training_mode_with_dropout_and_all_gradients(frames):
         return fit + 0.1 * pointer.square().mean()
 
     torch.manual_seed(5)
-    track = MetaTrack(meta, clip)
+    track = MetaTrack(meta, encode_meta(meta, clip))
     total = 0.0
     for frame, *asked in visits:
         points, initial = asked or (None, False)
