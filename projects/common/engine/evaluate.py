@@ -1,0 +1,84 @@
+"""A config and a checkpoint become scores."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+
+from projects.common import registry
+from projects.common.engine import checkpoints
+from projects.common.engine.config import check_config, plain
+from projects.common.engine.distributed import (
+    barrier,
+    get_rank,
+    infer_launcher,
+    init_distributed,
+)
+from projects.common.engine.runner import build_model
+from projects.common.evaluation import run_benchmark
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_checkpoint(
+    cfg: Config,
+    checkpoint: str | Path,
+    *,
+    work_dir: str | Path,
+    benchmarks: list[str] | None = None,
+    launcher: str | None = None,
+) -> dict[str, float]:
+    """Run benchmarks and merge their scores into ``work_dir/scores.json``.
+
+    Args:
+        cfg: the config that the checkpoint was trained with.
+        checkpoint: what ``checkpoints.load_model`` takes; the launcher of the training is no matter.
+        benchmarks: names to run, default all of the config's.
+
+    Returns:
+        The scores of these benchmarks, ``{"<benchmark>/<metric>": value}``, on every rank.
+
+    Raises:
+        ValueError: mistakes in the config, an unknown benchmark, weights that do not fit.
+        FileNotFoundError: no such checkpoint.
+    """
+    tree = plain(cfg)
+    check_config(tree, train=False)
+    names = _chosen(list(tree.get("benchmarks", {})), benchmarks)
+    checkpoints.weights_file(checkpoint)
+    init_distributed(launcher or infer_launcher())
+    model = build_model(tree, int(tree.get("seed", 0)))
+    checkpoints.load_model(model, checkpoint)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    scores: dict[str, float] = {}
+    for name in names:
+        benchmark = registry.build(tree["benchmarks"][name])
+        with model.autocast():
+            scores |= run_benchmark(name, benchmark, model, Path(work_dir) / "predictions")
+    if get_rank() == 0:
+        merge_scores(Path(work_dir) / "scores.json", scores)
+        for key, value in scores.items():
+            logger.info("%s %.4f", key, value)
+    barrier()
+    return scores
+
+
+def _chosen(known: list[str], wanted: list[str] | None) -> list[str]:
+    if not known:
+        raise registry.ConfigError("the config has no benchmarks")
+    unknown = [name for name in wanted or [] if name not in known]
+    if unknown:
+        raise registry.ConfigError(
+            f"no benchmark {', '.join(unknown)}: the config has {', '.join(known)}"
+        )
+    return known if wanted is None else wanted
+
+
+def merge_scores(path: Path, scores: dict[str, float]) -> None:
+    """Update a flat json file of scores, whole or not at all."""
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    checkpoints.write_text(path, json.dumps({**before, **scores}, indent=1) + "\n")

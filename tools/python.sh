@@ -1,0 +1,26 @@
+# Sourced by the launchers: finds the repository and its Python.
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+if [[ -n "${VIRTUAL_ENV:-}" || -n "${CONDA_PREFIX:-}" ]]; then
+    PYTHON="$(command -v python)"
+elif [[ -x "$ROOT/.venv/bin/python" ]]; then
+    PYTHON="$ROOT/.venv/bin/python"
+else
+    PYTHON="$(command -v python3)"
+fi
+
+# Number of GPUs that a run would see; 0 sends it to the CPU.
+count_gpus() {
+    if [[ -n "${CUDA_VISIBLE_DEVICES+set}" ]]; then
+        [[ -n "$CUDA_VISIBLE_DEVICES" ]] && tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | wc -l || echo 0
+    elif command -v nvidia-smi >/dev/null; then
+        nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true
+    else
+        echo 0
+    fi
+}
+
+# usage FILE: its comment at the top.
+usage() {
+    sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$1" >&2
+    exit 2
+}
