@@ -81,7 +81,7 @@ def add_lora(
     """Put LoRA matrices beside linear layers, in place.
 
     Args:
-        targets: globs on module names, or the last parts of names: ``q_proj``, ``*.mlp.*_proj``.
+        targets: globs on the last parts of module names: ``q_proj``, ``mlp.*_proj``.
 
     Embeddings and ``lm_head`` are not LoRA targets here: they train whole, by naming them in
     :func:`set_trainable`, which is to be called after this.
@@ -95,7 +95,7 @@ def add_lora(
     linears = [name for name, child in module.named_modules() if isinstance(child, nn.Linear)]
     adapted: set[str] = set()
     for target in targets:
-        chosen = {n for n in linears if fnmatchcase(n, target) or f".{n}".endswith(f".{target}")}
+        chosen = {n for n in linears if fnmatchcase(f".{n}", f"*.{target}")}
         if not chosen:
             raise ValueError(
                 f"LoRA target {target!r} matches no linear layer; {_nearest(target, linears)}"

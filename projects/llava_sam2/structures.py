@@ -8,7 +8,7 @@ h, w the resolution of the mask loss.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -52,15 +52,20 @@ class GroundingBatch:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """Return a batch whose tensors lie on ``device``."""
 
-        def move(value: object) -> object:
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """Return a batch in page-locked memory (called by the data loader)."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        def apply(value: object) -> object:
             if isinstance(value, Tensor):
-                return value.to(device, non_blocking=non_blocking)
-            if isinstance(value, list):
-                return [move(item) for item in value]
-            return value
+                return change(value)
+            return [apply(item) for item in value] if isinstance(value, list) else value
 
         fields = dataclasses.fields(self)
-        return dataclasses.replace(self, **{f.name: move(getattr(self, f.name)) for f in fields})
+        return dataclasses.replace(self, **{f.name: apply(getattr(self, f.name)) for f in fields})
 
 
 def collate_grounding(samples: Sequence[GroundingSample], *, pad_id: int = 0) -> GroundingBatch:

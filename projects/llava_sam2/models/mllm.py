@@ -23,6 +23,7 @@ from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerBa
 from projects.common.conversation import IMAGE_CONTEXT, SEG, chat_template, token_id
 from projects.common.freezing import grad_if_trainable
 from projects.llava_sam2.models.generation import Generated, generate
+from projects.llava_sam2.models.normalise import mean_count
 from projects.llava_sam2.structures import IGNORE_INDEX
 
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -65,7 +66,7 @@ class InternVL(nn.Module):
         grow_vocabulary(model, len(tokenizer))
         self.model = model
         if gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
         for name, values in (("mean", IMAGE_MEAN), ("std", IMAGE_STD)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
@@ -165,10 +166,11 @@ class InternVL(nn.Module):
         ).last_hidden_state
 
     def language_loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross entropy over all supervised tokens of the batch, a scalar.
+        """Mean cross entropy over all supervised tokens of the global batch, a scalar.
 
         Logits exist only where a token is supervised. A sample weighs as much as it has supervised
-        tokens. Without any, the loss is zero and still reaches every parameter.
+        tokens; with several ranks, see :func:`projects.llava_sam2.models.normalise.mean_count`.
+        Without any, the loss is zero and still reaches every parameter.
 
         Args:
             hidden: ``[B, L, D]``.
@@ -176,10 +178,11 @@ class InternVL(nn.Module):
         """
         supervised = labels[:, 1:] != IGNORE_INDEX
         targets = labels[:, 1:][supervised]
+        count = mean_count(len(targets), hidden.device)
         if not len(targets):
             return self.model.lm_head(hidden[:1, :1]).sum() * 0
         logits = self.model.lm_head(hidden[:, :-1][supervised]).float()
-        return F.cross_entropy(logits, targets, reduction="sum") / len(targets)
+        return F.cross_entropy(logits, targets, reduction="sum") / count
 
     def generate(
         self,

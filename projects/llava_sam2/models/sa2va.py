@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from projects.common.engine.model import TrainableModel
 from projects.common.freezing import LORA_PATTERNS, add_lora, keep_frozen_in_eval, set_trainable
 from projects.llava_sam2.models.mllm import InternVL
-from projects.sam2_video.modeling import Sam2
+from projects.sam2_video.modeling import Sam2, TrackingPolicy
+from projects.sam2_video.predictor import VideoPredictor
 
 
 class Sa2VA(TrainableModel):
@@ -37,6 +38,10 @@ class Sa2VA(TrainableModel):
         touch_all: give every trainable parameter a gradient, zero where the task does not use it.
             DistributedDataParallel without ``find_unused_parameters`` needs it; the optimizer then
             also decays and moves parameters that a step did not use.
+        inference_policy: how :meth:`video_predictor` tracks; None: as Meta's predictor.
+
+    Raises:
+        ValueError: for a pattern or a LoRA target that matches nothing.
     """
 
     def __init__(
@@ -49,6 +54,7 @@ class Sa2VA(TrainableModel):
         lora: Mapping[str, Any] | None = None,
         propagation_decoder: Literal["original", "tuned"] = "tuned",
         touch_all: bool = False,
+        inference_policy: TrackingPolicy | None = None,
     ) -> None:
         super().__init__()
         if propagation_decoder not in ("original", "tuned"):
@@ -59,6 +65,7 @@ class Sa2VA(TrainableModel):
         self.grounding = grounding
         self.heads = nn.ModuleDict(heads)
         self.touch_all = touch_all
+        self.inference_policy = inference_policy
         patterns = list(trainable)
         if lora is not None:
             add_lora(mllm.language_model, **lora)
@@ -83,6 +90,12 @@ class Sa2VA(TrainableModel):
             first = next(key for key in losses if key.startswith("loss_"))
             losses[first] = losses[first] + self._touch_idle(losses)
         return losses
+
+    def video_predictor(self) -> VideoPredictor:
+        """Clicks, boxes and masks through a video, on the same SAM 2, without language."""
+        kept = self.grounding.propagation_decoder is not None
+        decoder = "propagation" if kept else "own"
+        return VideoPredictor(self.grounding, policy=self.inference_policy, decoder=decoder)
 
     def train(self, mode: bool = True) -> Sa2VA:
         """Train or eval mode; what is frozen stays in eval mode."""

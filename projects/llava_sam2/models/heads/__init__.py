@@ -2,5 +2,6 @@
 
 from .chat import ChatHead
 from .segment import SegmentHead, decode_language, seg_projector
+from .track import TrackHead
 
-__all__ = ["ChatHead", "SegmentHead", "decode_language", "seg_projector"]
+__all__ = ["ChatHead", "SegmentHead", "TrackHead", "decode_language", "seg_projector"]

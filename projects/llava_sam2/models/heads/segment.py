@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from projects.common.losses import dice_loss, mask_iou, point_sample, sample_uncertain_points
 from projects.llava_sam2.models.mllm import InternVL
+from projects.llava_sam2.models.normalise import mean_count
 from projects.llava_sam2.models.seg_tokens import check_counts, gather_seg
 from projects.llava_sam2.structures import GroundingBatch
 from projects.sam2_video.modeling import FrameFeatures, MaskCandidates, Prompt, Sam2
@@ -61,9 +62,9 @@ class Rows:
 class SegmentHead(nn.Module):
     """Language loss and mask losses of referring segmentation.
 
-    BCE and dice are averaged over the points (or pixels) of a row, then over the rows of the batch.
-    A sample without masks adds no row; a batch without any runs one row with the weight zero, so
-    that every rank runs the same modules.
+    BCE and dice are averaged over the points (or pixels) of a row, then over the rows of the global
+    batch. A sample without masks adds no row; a rank without any runs one row with the weight zero,
+    so that every rank runs the same modules.
 
     Args:
         projector: hidden size to SAM 2's width, see :func:`seg_projector`.
@@ -116,16 +117,16 @@ class SegmentHead(nn.Module):
         seg_hidden, counts = gather_seg(hidden, batch.input_ids, mllm.seg_id)
         check_counts(counts, batch.masks, batch.names)
         rows, frames = pair_rows(counts, batch), batch.grounding_frames
-        weight = 1.0
+        scale = 1 / mean_count(0 if rows is None else len(rows.frame), hidden.device)
         if rows is None:
             rows, frames, seg_hidden = _stand_in(hidden, grounding)
-            weight = 0.0
+            scale = scale * 0
         features = grounding.encode_frames(frames, split=self.frames_per_chunk)
         tokens = self.project(seg_hidden)
         candidates = self._decode(grounding, features, tokens, rows)
         losses = self.mask_losses(*candidates, rows.targets)
         language = self.language_weight * mllm.language_loss(hidden, batch.labels)
-        return {"loss_language": language} | {k: weight * part for k, part in losses.items()}
+        return {"loss_language": language} | {k: scale * row.sum() for k, row in losses.items()}
 
     def _decode(
         self, grounding: Sam2, features: FrameFeatures, tokens: Tensor, rows: Rows
@@ -147,7 +148,7 @@ class SegmentHead(nn.Module):
     def mask_losses(
         self, masks: Tensor, iou: Tensor, object_logits: Tensor, targets: Tensor
     ) -> dict[str, Tensor]:
-        """Weighted losses of R rows.
+        """Weighted losses of R rows, each ``[R]``.
 
         Args:
             masks: ``[R, 4h, 4w]`` logits.
@@ -156,18 +157,19 @@ class SegmentHead(nn.Module):
             targets: ``[R, h', w']`` bool, at any resolution.
         """
         logits, truth = self._compare_at(masks, targets)
-        bce = F.binary_cross_entropy_with_logits(logits, truth)  # equally many points in each row
+        bce = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
         losses = {
-            "loss_bce": self.bce_weight * bce,
-            "loss_dice": self.dice_weight * dice_loss(logits, truth).mean(),
+            "loss_bce": self.bce_weight * bce.mean(1),
+            "loss_dice": self.dice_weight * dice_loss(logits, truth),
         }
         if self.iou_weight:
             achieved = mask_iou(_resize(masks, targets).flatten(1), targets.flatten(1))
-            losses["loss_iou"] = self.iou_weight * F.mse_loss(iou, achieved)
+            losses["loss_iou"] = self.iou_weight * (iou - achieved) ** 2
         if self.object_weight:
             present = targets.flatten(1).any(1).to(object_logits.dtype)
-            cross = F.binary_cross_entropy_with_logits(object_logits, present)
-            losses["loss_object"] = self.object_weight * cross
+            losses["loss_object"] = self.object_weight * F.binary_cross_entropy_with_logits(
+                object_logits, present, reduction="none"
+            )
         return losses
 
     def _compare_at(self, masks: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,20 @@
+"""What losses are divided by, so that a step does not depend on how its batch lies over ranks."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def mean_count(count: int, device: torch.device) -> Tensor:
+    """Tokens or rows per rank, averaged over the ranks; 1 where nobody has any.
+
+    Data parallel engines average gradients over ranks. Sums divided by this number then add up to
+    the mean over the global batch. Every rank must call it equally often; task-pure batches do.
+    """
+    total = torch.tensor(float(count), device=device)
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(total)
+        total = total / dist.get_world_size()
+    return torch.where(total > 0, total, 1.0)
