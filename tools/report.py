@@ -19,6 +19,8 @@ sys.path.insert(0, str(ROOT))
 from projects.common.report import (  # noqa: E402
     Results,
     build_tables,
+    find_limits,
+    limits_sentence,
     read_results,
     write_overview,
     write_report,
@@ -68,7 +70,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (FileNotFoundError, ValueError) as error:
         sys.stderr.write(f"report: {error}\n")
         return 1
-    sys.stdout.write(f"Scores\n{main_scores(results)}Report: {report}\n")
+    sentence = limits_sentence(find_limits(build_tables(results.scores), results.family_counts()))
+    sys.stdout.write(f"Scores\n{main_scores(results)}{sentence}\nReport: {report}\n")
     if picture is not None:
         sys.stdout.write(f"Picture: {picture}\n")
     return 0

@@ -12,7 +12,7 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 Colour = tuple[int, int, int]
 
@@ -121,14 +121,32 @@ def row(images: Sequence[np.ndarray], *, gap: int = 6, background: int = 255) ->
 
 
 def compare(
-    image: np.ndarray, prediction: np.ndarray, truth: np.ndarray, *, scale: int | None = None
+    image: np.ndarray,
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    *,
+    point: tuple[int, int] | None = None,
+    scale: int | None = None,
 ) -> np.ndarray:
     """Prediction (left, orange) and ground truth (right, green) on the same image.
 
-    ``prediction`` and ``truth`` are ``bool [H, W]``.
+    ``prediction`` and ``truth`` are ``bool [H, W]``; ``point`` is the clicked pixel (x, y).
     """
     scale = legible_scale(image) if scale is None else scale
-    return row([marked(image, prediction, PREDICTION, scale), marked(image, truth, TRUTH, scale)])
+    predicted = marked(image, prediction, PREDICTION, scale)
+    if point is not None:
+        predicted = draw_point(predicted, point, scale)
+    return row([predicted, marked(image, truth, TRUTH, scale)])
+
+
+def draw_point(image: np.ndarray, point: tuple[int, int], scale: int = 1) -> np.ndarray:
+    """A copy with a dot on pixel ``point`` = (x, y), counted before enlarging by ``scale``."""
+    canvas = Image.fromarray(image)
+    x, y = ((value + 0.5) * scale - 0.5 for value in point)
+    radius = 2.0 + 1.5 * scale
+    box = (x - radius, y - radius, x + radius, y + radius)
+    ImageDraw.Draw(canvas).ellipse(box, fill=PREDICTION, outline=(255, 255, 255), width=2)
+    return np.array(canvas)
 
 
 def marked(image: np.ndarray, mask: np.ndarray, colour: Colour, scale: int) -> np.ndarray:

@@ -8,11 +8,13 @@ picture.
 from projects.common.report.overview import write_overview
 from projects.common.report.page import write_report
 from projects.common.report.results import Results, read_results, write_scores
-from projects.common.report.scores import build_tables
+from projects.common.report.scores import build_tables, find_limits, limits_sentence
 
 __all__ = [
     "Results",
     "build_tables",
+    "find_limits",
+    "limits_sentence",
     "read_results",
     "write_overview",
     "write_report",

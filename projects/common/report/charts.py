@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 COLOURS = 4  # --series-1 to --series-4 of the style sheet
-WIDTH, HEIGHT = 420, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 12, 12, 38
+WIDTH, HEIGHT = 330, 200
+_LEFT, _RIGHT, _TOP, _BOTTOM = 42, 10, 22, 34
 _MOST_POINTS = 600
 _MOST_HOVERS = 60
 
@@ -62,10 +62,15 @@ def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     return [i * step for i in range(first, last + 1)]
 
 
-def tick_label(value: float) -> str:
-    """A short number: ``0.25``, ``1500``, ``2e-05``."""
-    if value != 0 and not 1e-3 <= abs(value) < 1e5:
-        return f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-").replace("e+0", "e")
+def tick_label(value: float, largest: float | None = None) -> str:
+    """A short number: ``0.25``, ``1500``, ``2e-5``.
+
+    ``largest`` is the greatest value of the axis, so that its labels are all of one form.
+    """
+    largest = abs(value if largest is None else largest)
+    if value != 0 and not 5e-3 <= largest < 1e5:
+        digits, power = f"{value:.1e}".split("e")
+        return f"{digits.removesuffix('.0')}e{int(power)}"
     return f"{value:.4g}"
 
 
@@ -128,7 +133,7 @@ def _axes(
         parts.append(f'<path class="grid" d="M{frame.left} {y:.1f}H{frame.right}"/>')
         parts.append(
             f'<text class="tick" x="{frame.left - 7}" y="{y + 3.5:.1f}" text-anchor="end">'
-            f"{tick_label(value)}</text>"
+            f"{tick_label(value, y_ticks[-1])}</text>"
         )
     for value in x_ticks:
         parts.append(
@@ -173,10 +178,8 @@ def _legend(series: Sequence[Series]) -> str:
     for item in reversed(series):
         name = html.escape(item.name)
         kind = "line faint" if item.faint else "line"
-        right -= 6.2 * len(item.name)
-        parts.append(f'<text class="tick" x="{right:.0f}" y="{_TOP + 4}">{name}</text>')
-        parts.append(
-            f'<path class="{kind} s{item.colour}" d="M{right - 22:.0f} {_TOP}h16"/>',
-        )
-        right -= 34
+        left = right - 5.6 * len(item.name) - 20
+        parts.append(f'<path class="{kind} s{item.colour}" d="M{left:.0f} 7h14"/>')
+        parts.append(f'<text class="tick" x="{left + 19:.0f}" y="10.5">{name}</text>')
+        right = left - 12
     return "".join(parts)

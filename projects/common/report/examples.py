@@ -2,7 +2,7 @@
 
 A record holds ``image`` (a path) or ``video`` (a folder) with ``frames`` (names), ``pred`` and
 ``gt`` (RLE; for a video a list with one RLE or null per frame), a score (``iou``, or ``J`` and
-``F``) and, where a language model was asked, ``expression``.
+``F``) and ``expression`` where a language model was asked, else ``object`` and perhaps ``click``.
 """
 
 from __future__ import annotations
@@ -36,19 +36,23 @@ class Picture:
 
     Attributes:
         caption: the expression, or the object's name.
+        is_said: the caption is an expression.
         score, metric: as the benchmark measured it.
         frames: ``uint8 [H, W, 3]`` each; one for an image.
         prediction, truth: ``bool [H, W]`` per frame.
         uses: what the expression uses.
+        click: pixel (x, y) that the model was given.
     """
 
     caption: str
+    is_said: bool
     score: float
     metric: str
     frames: list[np.ndarray]
     prediction: list[np.ndarray]
     truth: list[np.ndarray]
     uses: tuple[str, ...] = ()
+    click: tuple[int, int] | None = None
 
     @property
     def is_video(self) -> bool:
@@ -57,7 +61,9 @@ class Picture:
     def draw(self) -> np.ndarray:
         """Image: prediction beside truth. Video: a strip of predictions above one of truths."""
         if not self.is_video:
-            return visualise.compare(self.frames[0], self.prediction[0], self.truth[0])
+            return visualise.compare(
+                self.frames[0], self.prediction[0], self.truth[0], point=self.click
+            )
         scale = visualise.legible_scale(self.frames[0], minimum=200)
         upper = visualise.film_strip(self.frames, self.prediction, scale=scale)
         lower = visualise.film_strip(self.frames, self.truth, colour=visualise.TRUTH, scale=scale)
@@ -120,14 +126,17 @@ def load(record: Record, where: str) -> Picture:
     frames, prediction, truth = (
         _load_image(record, where) if "image" in record else _load_video(record, where)
     )
+    said = record.get("expression")
     return Picture(
-        caption=str(record.get("expression") or record.get("object") or record.get("key", "")),
+        caption=str(said) if said else f"object {record.get('object', '')}".strip(),
+        is_said=bool(said),
         score=score,
         metric=metric,
         frames=frames,
         prediction=prediction,
         truth=truth,
         uses=tuple(str(use) for use in record.get("uses") or ()),
+        click=tuple(record["click"]) if record.get("click") else None,
     )
 
 

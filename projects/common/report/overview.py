@@ -25,7 +25,7 @@ from projects.common.report.results import Results, write_whole
 from projects.common.report.scores import MODEL, split_key
 
 WIDTH, MARGIN, GAP = 1200, 24, 16
-LINE = 24
+LINE = 24  # height of a line of a caption
 IMAGES, VIDEOS = 4, 2
 _BACKGROUND, _INK = (250, 249, 247), (29, 33, 38)
 
@@ -75,7 +75,7 @@ def _row(pictures: list[examples.Picture]) -> Image.Image:
     """Pictures of equal width in a row over the full width, captions below."""
     width = (WIDTH - 2 * MARGIN - GAP * (len(pictures) - 1)) // len(pictures)
     panels = [_panel(picture, width) for picture in pictures]
-    captions = [_lines(f"{p.caption}  ({p.metric} {p.score:.2f})", width) for p in pictures]
+    captions = [_lines(f"{p.caption} ({p.metric}\u00a0{p.score:.2f})", width) for p in pictures]
     height = max(panel.shape[0] for panel in panels)
     below = 8 + LINE * max(map(len, captions))
     row = Image.new("RGB", (WIDTH - 2 * MARGIN, height + below), _BACKGROUND)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import html
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,14 @@ from projects.common.report.scores import (
     MODEL,
     NO_VISUAL,
     PREFERENCE,
+    UNMOVED,
     Table,
+    baseline_words,
     build_tables,
+    family_words,
+    find_limits,
     kind_of,
-    limits,
+    limits_sentence,
     split_key,
     words,
 )
@@ -31,11 +35,6 @@ REPORT = "report.html"
 IMAGES_PER_RANK, VIDEOS_PER_RANK = 3, 2
 _BOOKKEEPING = ("step", "lr", "time", "data_time", "memory_mb")
 _STYLE = Path(__file__).with_name("style.css")
-_BASELINE_WORDS = {
-    "everything": "everything",
-    "largest": "largest object",
-    "random": "random object",
-}
 
 
 def write_report(results: Results, environment: Mapping[str, str]) -> Path:
@@ -46,12 +45,12 @@ def write_report(results: Results, environment: Mapping[str, str]) -> Path:
         environment: name -> value rows about the machine and the versions.
     """
     tables = build_tables(results.scores)
-    counts = {table.benchmark: _family_counts(results, table.benchmark) for table in tables}
+    counts = results.family_counts()
     pictures = _pictures(results)
     sections = {
         "scores": _scores_section(tables, counts),
         "pictures": pictures,
-        "limits": _limits_section(tables),
+        "limits": _limits_section(tables, counts),
         "training": _training_section(results.stages),
         "run": _run_section(results, environment),
         "notes": _notes_section(results.notes),
@@ -104,7 +103,7 @@ def _tiles(tables: list[Table]) -> str:
         mark, said = "", ""
         if baseline is not None:
             mark = f'<u style="left:{_percent(baseline[1])}"></u>'
-            said = f"<small>trivial: {_variant_words(baseline[0])} {baseline[1]:.3f}</small>"
+            said = f"<small>trivial answer: {_variant_words(baseline[0])} {baseline[1]:.3f}</small>"
         tiles.append(
             f'<div class="tile"><small>{html.escape(kind_of(table.benchmark))}</small>'
             f"<b>{value:.3f}</b>"
@@ -116,38 +115,65 @@ def _tiles(tables: list[Table]) -> str:
 
 
 def _scores_section(tables: list[Table], counts: Mapping[str, Mapping[str | None, int]]) -> str:
-    return "".join(_score_table(table, counts[table.benchmark]) for table in tables)
+    compared = [table for table in tables if len(table.cells) > 1]
+    single = [table for table in tables if len(table.cells) <= 1]
+    parts = [_score_table(table, counts.get(table.benchmark, {})) for table in compared]
+    if single:
+        parts.append(_single_scores(single))
+    return "".join(parts)
 
 
 def _score_table(table: Table, counts: Mapping[str | None, int]) -> str:
-    heads = "".join(f"<th>{_variant_words(variant)}</th>" for variant in table.variants)
-    rows = []
-    for family in [None, *table.families]:
-        if not any((family, variant) in table.cells for variant in table.variants):
-            continue
-        name = "all" if family is None else f"{html.escape(words(family))}"
-        kind = "all" if family is None else "part" if family.startswith("only ") else "family"
-        count = counts.get(family)
-        cells = "".join(_cell(table.cells.get((family, v)), v) for v in table.variants)
-        rows.append(
-            f'<tr class="{kind}"><td>{name}</td>'
-            f'<td class="number soft">{"" if count is None else count}</td>{cells}</tr>'
-        )
-    overall = ", ".join(f"{html.escape(m)} {v:.3f}" for m, v in table.overall.items())
-    explained = ""
-    if table.families:
-        explained = (
-            '<p class="soft">By what an expression uses: a row holds every expression that uses '
-            "it, among other things; the rows 'only ...' those that use exactly that.</p>"
-        )
-    return (
+    """The leading metric: families down, this model and what it is compared with across."""
+    title = (
         f"<h3>{html.escape(kind_of(table.benchmark))} "
         f'<span class="key soft">{html.escape(table.benchmark)}</span></h3>'
-        f'<p class="soft">{overall}</p>{explained}'
-        f'<div class="card scroll"><table><thead><tr><th>{html.escape(table.metric)}</th>'
+        f'<p class="soft">{_overall(table)}</p>'
+    )
+    rows = _table_rows(table, [None, *table.plain_families], counts)
+    if not table.combined_families:
+        return f'{title}<div class="card">{rows}</div>'
+    combined = _table_rows(table, table.combined_families, counts)
+    return (
+        f'{title}<p class="soft">By what an expression uses: among other things, or alone.</p>'
+        f'<div class="card">{rows}<details><summary>By exact combination</summary>{combined}'
+        f"</details></div>"
+    )
+
+
+def _table_rows(
+    table: Table, families: Sequence[str | None], counts: Mapping[str | None, int]
+) -> str:
+    heads = "".join(f"<th>{_variant_words(variant)}</th>" for variant in table.variants)
+    rows = []
+    for family in families:
+        kind = "all" if family is None else "alone" if family.startswith("only ") else "family"
+        cells = "".join(_cell(table.cells.get((family, v)), v) for v in table.variants)
+        rows.append(
+            f'<tr class="{kind}"><td>{html.escape(family_words(family))}</td>'
+            f'<td class="number soft">{counts.get(family, "")}</td>{cells}</tr>'
+        )
+    return (
+        f'<div class="scroll"><table><thead><tr><th>{html.escape(table.metric)}</th>'
         f'<th class="number"><small>n</small></th>{heads}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
+
+
+def _single_scores(tables: Sequence[Table]) -> str:
+    """Benchmarks without anything to compare with: a line each."""
+    rows = "".join(
+        f"<tr><td>{html.escape(kind_of(table.benchmark))}</td>"
+        f"<td><code>{html.escape(table.benchmark)}</code></td><td>{_overall(table)}</td></tr>"
+        for table in tables
+    )
+    return f'<h3>Others</h3><div class="card scroll"><table><tbody>{rows}</tbody></table></div>'
+
+
+def _overall(table: Table) -> str:
+    order = [*(m for m in PREFERENCE if m in table.overall), *table.overall]
+    names = dict.fromkeys(order)
+    return " · ".join(f"{html.escape(m)} <b>{table.overall[m]:.3f}</b>" for m in names)
 
 
 def _cell(value: float | None, variant: str) -> str:
@@ -165,35 +191,31 @@ def _variant_words(variant: str) -> str:
         return "this model"
     if variant == NO_VISUAL:
         return "visual tokens zeroed"
-    return html.escape(_BASELINE_WORDS.get(variant, words(variant)))
+    return html.escape(baseline_words(variant))
 
 
 def _percent(value: float) -> str:
     return f"{100 * min(1.0, max(0.0, value)):.1f}%"
 
 
-def _family_counts(results: Results, benchmark: str) -> dict[str | None, int]:
-    """Records per family, counted as the evaluation does; empty without records."""
-    counts: dict[str | None, int] = {}
-    for record in results.records.get(benchmark, []):
-        uses = sorted(str(use) for use in record.get("uses") or ())
-        parts = [*uses, f"only {'+'.join(uses)}"] if uses else []
-        for part in [None, *parts]:
-            counts[part] = counts.get(part, 0) + 1
-    return counts
-
-
-def _limits_section(tables: list[Table]) -> str:
-    found = limits(tables)
-    if found:
-        intro = "Taken from the scores above: what is low, or close to an answer without thought."
-    else:
-        intro = "No family of expressions scored low or close to a trivial answer."
-    items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in found)
-    return (
-        f'<div class="card warn"><p>{intro}</p><ul>{items}<li>Anything outside the drawn world it '
-        f"was trained on: these scores say nothing about photographs or films.</li></ul></div>"
+def _limits_section(tables: list[Table], counts: Mapping[str, Mapping[str | None, int]]) -> str:
+    found = find_limits(tables, counts)
+    parts = [f"<p><b>{html.escape(limits_sentence(found))}</b></p>"]
+    for limits in found:
+        items = [f"{family}: {clause}" for family, clause in limits.weak.items()]
+        if limits.unmoved:
+            scores = ", ".join(f"{f} {a:.2f} to {b:.2f}" for f, (a, b) in limits.unmoved.items())
+            items.append(
+                f"zeroing the language model's visual tokens costs less than {UNMOVED:.2f} "
+                f"{limits.metric} ({scores}): it passes the words on, and only SAM 2 looks"
+            )
+        lines = "".join(f"<li>{html.escape(item)}</li>" for item in items)
+        parts.append(f"<h4>{html.escape(limits.name)}</h4><ul>{lines}</ul>")
+    parts.append(
+        "<p>Anything outside the drawn world that it was trained on: the scores say nothing about "
+        "photographs or films.</p>"
     )
+    return f'<div class="card warn">{"".join(parts)}</div>'
 
 
 def _pictures(results: Results) -> str:
@@ -245,10 +267,10 @@ def _figure(record: dict[str, Any], name: str, notes: list[str]) -> str:
         notes.append(f"A picture is missing: {error}")
         return ""
     uses = ", ".join(picture.uses)
-    said = html.escape(picture.caption) or "object"
+    said = html.escape(picture.caption)
     return (
         f'<figure><img alt="{said}" src="{visualise.data_uri(picture.draw())}">'
-        f"<figcaption><q>{said}</q>"
+        f"<figcaption>{f'<q>{said}</q>' if picture.is_said else said}"
         f"<span>{picture.metric} {picture.score:.2f}{' · ' if uses else ''}{html.escape(uses)}"
         f"</span></figcaption></figure>"
     )

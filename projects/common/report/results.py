@@ -57,6 +57,18 @@ class Results:
     timings: dict[str, float]
     notes: list[str]
 
+    def family_counts(self) -> dict[str, dict[str | None, int]]:
+        """benchmark -> family -> records, parted as the evaluation does; None stands for all."""
+        counts: dict[str, dict[str | None, int]] = {}
+        for benchmark, rows in self.records.items():
+            found = counts.setdefault(benchmark, {})
+            for row in rows:
+                uses = sorted(str(use) for use in row.get("uses") or ())
+                parts = [*uses, f"only {'+'.join(uses)}"] if uses else []
+                for part in [None, *parts]:
+                    found[part] = found.get(part, 0) + 1
+        return counts
+
 
 def read_results(work_dir: str | Path) -> Results:
     """Read a work directory.

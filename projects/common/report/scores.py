@@ -1,9 +1,9 @@
 """Flat score keys as tables, and what they say that a model cannot do.
 
-A key is ``<benchmark>[_baseline_<name>|_no_visual]/<metric>[[<family>]]``: a family is what an
-expression uses (colour, motion, ...), a baseline a trivial answer to the same questions
-(everything, the largest object, a random one), ``no_visual`` the same model with its visual tokens
-set to zero.
+A key is ``<benchmark>[_baseline_<name>|_no_visual]/<metric>[[<family>]]``. A family is what an
+expression uses (``colour``; ``only colour+shape`` for exactly these two), a baseline a trivial
+answer to the same questions (everything, the largest object, a random one), ``no_visual`` the same
+model with its visual tokens set to zero.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ KINDS = (
     ("temporal", "Time spans"),
 )
 
+_USES = ("colour", "shape", "size", "motion", "relation", "several")
+_ONLY = "only "
+
+ENOUGH = 10  # expressions that a family needs before it is called a weakness
 LOW = 0.5  # below it, most answers do not cover half of what they should
 NEAR = 0.1  # within it of a trivial baseline, words or pictures hardly helped
 UNMOVED = 0.05  # a smaller fall without visual tokens means that they were not used
@@ -56,6 +60,24 @@ class Table:
     @property
     def baselines(self) -> list[str]:
         return [v for v in self.variants if v not in (MODEL, NO_VISUAL)]
+
+    @property
+    def plain_families(self) -> list[str]:
+        """``colour``, ``only colour``, ``shape``, ...: one thing, among others or alone."""
+        plain = [f for f in self.families if "+" not in f]
+        known = {use: index for index, use in enumerate(_USES)}
+
+        def order(family: str) -> tuple[int, str, bool]:
+            use = family.removeprefix(_ONLY)
+            return known.get(use, len(known)), use, family.startswith(_ONLY)
+
+        return sorted(plain, key=order)
+
+    @property
+    def combined_families(self) -> list[str]:
+        """``only colour+shape``, ...: exactly these things, fewest first."""
+        combined = [f for f in self.families if "+" in f]
+        return sorted(combined, key=lambda family: (family.count("+"), family))
 
     @property
     def headline(self) -> str:
@@ -133,48 +155,94 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def limits(tables: list[Table]) -> list[str]:
-    """Sentences about what the scores show that the model cannot do, with the numbers."""
-    return [sentence for table in tables for sentence in _limits_of(table)]
+def family_words(family: str | None) -> str:
+    """``only shape`` -> ``shape alone``, ``only colour+shape`` -> ``colour and shape alone``."""
+    if family is None:
+        return "all"
+    if not family.startswith(_ONLY):
+        return words(family)
+    return f"{' and '.join(words(family.removeprefix(_ONLY)).split('+'))} alone"
 
 
-def _limits_of(table: Table) -> list[str]:
-    found = []
-    for family in table.families or [None]:
-        value = table.cells.get((family, MODEL))
-        if value is None:
-            continue
-        what = f"{table.benchmark}, {words(family)}" if family else table.benchmark
-        score = f"{table.metric} {value:.2f}"
-        baseline = table.best_baseline(family)
-        if baseline is not None and value < baseline[1] + NEAR:
-            side = "worse than" if value < baseline[1] else "hardly better than"
-            found.append(
-                f"{what}: {score}, {side} the trivial answer '{words(baseline[0])}' "
-                f"({baseline[1]:.2f})."
-            )
-        elif value < LOW:
-            found.append(f"{what}: {score}, below {LOW:.2f}; more often wrong than right.")
-    return found + _unmoved(table)
+@dataclass(frozen=True)
+class Limits:
+    """What one benchmark's scores show that the model cannot do.
+
+    Attributes:
+        name: the benchmark in words.
+        weak: family in words -> a clause with its numbers.
+        unmoved: family in words -> scores with and without visual tokens, where they hardly differ.
+        metric: of these scores.
+    """
+
+    name: str
+    metric: str
+    weak: dict[str, str]
+    unmoved: dict[str, tuple[float, float]]
 
 
-def _unmoved(table: Table) -> list[str]:
-    """Families whose score stays when the language model sees nothing."""
-    pairs = {
-        family: (table.cells[family, MODEL], table.cells[family, NO_VISUAL])
-        for family in [*table.families, None]
-        if (family, MODEL) in table.cells and (family, NO_VISUAL) in table.cells
-    }
-    blind = {f: pair for f, pair in pairs.items() if pair[0] - pair[1] < UNMOVED}
-    if not blind:
-        return []
-    named = {f: pair for f, pair in blind.items() if f is not None} or blind
-    numbers = "; ".join(
-        f"{words(f or 'all')} {seeing:.2f} -> {unseeing:.2f}"
-        for f, (seeing, unseeing) in named.items()
-    )
-    return [
-        f"{table.benchmark}: zeroing the language model's visual tokens changes {table.metric} by "
-        f"less than {UNMOVED:.2f} here ({numbers}): the language model passes the words on without "
-        f"looking; only SAM 2 looks."
+def find_limits(
+    tables: list[Table], counts: Mapping[str, Mapping[str | None, int]]
+) -> list[Limits]:
+    """The limits of each benchmark that has any.
+
+    Args:
+        tables: of ``build_tables``.
+        counts: benchmark -> family -> number of expressions, where known; families with fewer than
+            ``ENOUGH`` are passed over.
+    """
+    found = [_limits_of(table, counts.get(table.benchmark, {})) for table in tables]
+    return [limits for limits in found if limits.weak or limits.unmoved]
+
+
+def limits_sentence(limits: list[Limits]) -> str:
+    """All limits in a sentence or two, without numbers."""
+    weak = [f"{x.name}: {', '.join(x.weak)}" for x in limits if x.weak]
+    blind = [f"{x.name}: {', '.join(x.unmoved)}" for x in limits if x.unmoved]
+    parts = []
+    if weak:
+        parts.append(f"Below {LOW:.2f} or little better than a trivial answer: {'; '.join(weak)}.")
+    if blind:
+        parts.append(f"The language model does not look at the picture for {'; '.join(blind)}.")
+    return " ".join(parts) or "No family of expressions scored low or close to a trivial answer."
+
+
+def _limits_of(table: Table, counts: Mapping[str | None, int]) -> Limits:
+    families: list[str | None] = [
+        family for family in table.plain_families if counts.get(family, ENOUGH) >= ENOUGH
     ]
+    limits = Limits(_name(table), table.metric, {}, {})
+    for family in families or [None]:
+        seeing = table.cells.get((family, MODEL))
+        unseeing = table.cells.get((family, NO_VISUAL))
+        if seeing is None:
+            continue
+        weakness = _weakness(table, family, seeing)
+        if weakness is not None:
+            number = f"; {counts[family]} expressions" if family in counts else ""
+            limits.weak[family_words(family)] = f"{weakness}{number}"
+        if unseeing is not None and seeing - unseeing < UNMOVED:
+            limits.unmoved[family_words(family)] = (seeing, unseeing)
+    return limits
+
+
+def _weakness(table: Table, family: str | None, value: float) -> str | None:
+    baseline = table.best_baseline(family)
+    if baseline is not None and value < baseline[1] + NEAR:
+        compared = "worse than" if value < baseline[1] else "hardly better than"
+        trivial = f"{compared} {baseline_words(baseline[0])} ({baseline[1]:.2f})"
+        return f"{table.metric} {value:.2f}, {trivial}"
+    if value < LOW:
+        return f"{table.metric} {value:.2f}, below {LOW:.2f}"
+    return None
+
+
+def baseline_words(name: str) -> str:
+    """``largest`` -> ``the largest object``."""
+    known = {"largest": "the largest object", "random": "a random object"}
+    return known.get(name, words(name))
+
+
+def _name(table: Table) -> str:
+    kind = kind_of(table.benchmark)
+    return kind if kind == table.benchmark else f"{kind} ({table.benchmark})"
