@@ -69,7 +69,7 @@ def _read_torch(path: Path) -> State:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0]
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(
             f"{path} is broken, or holds more than tensors and plain data, which is not loaded "
             f"because it could run code: {reason}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
@@ -49,5 +48,5 @@ def add_drop_path(blocks: nn.ModuleList, rate: float) -> None:
         raise ValueError(f"drop_path must be at least 0 and below 1, got {rate}")
     if rate == 0.0:
         return
-    for block, share in zip(blocks, torch.linspace(0, rate, len(blocks)).tolist(), strict=True):
-        ResidualDropPath(block, rate=share)
+    for number, block in enumerate(blocks):
+        ResidualDropPath(block, rate=rate * number / max(len(blocks) - 1, 1))
