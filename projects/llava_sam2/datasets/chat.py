@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from projects.common.conversation import IMAGE_PLACEHOLDER
 from projects.common.samplers import Draw
 from projects.common.video import read_image
 from projects.llava_sam2.datasets.inputs import GroundingInputs, Turn
+from projects.llava_sam2.datasets.labels import Labels
 from projects.llava_sam2.datasets.rows import Row, RowErrors, load_json
 from projects.llava_sam2.structures import GroundingSample
 
@@ -86,34 +87,34 @@ def listing_rows(
     rows: Sequence[Row],
     question: str,
     joiner: str = " , ",
-    uses: Mapping[str, Sequence[str]] | None = None,
+    labels: Labels | None = None,
     only: Sequence[str] = (),
 ) -> list[ChatRow]:
     """A caption for each image row: its objects from left to right, each by an expression.
 
-    The shortest expression that names an object alone is taken. Objects without one are left out,
-    and so are images where none has one.
+    The longest expression of an object is taken, as it says most. Groups and objects without one
+    are left out, and so are images where none has one.
 
     Args:
         rows: of images.
         question: what the caption answers.
         joiner: stands between the objects.
-        uses, only: with both, only expressions whose ``uses[key]`` lies within ``only`` count:
+        labels, only: with both, only expressions whose ``uses`` labels lie within ``only`` count:
             "the largest" says little about what an object looks like.
     """
     listed = []
     for row in rows:
         if row.frames is not None:
             raise ValueError(f"{row.name} is a video; captions by listing are for images")
-        shortest: dict[int, str] = {}
+        said: dict[int, str] = {}
         for expression in row.expressions:
-            tells = uses is None or set(uses[expression.key]) <= set(only)
-            if len(expression.objects) == 1 and tells:
-                known = shortest.setdefault(expression.objects[0], expression.text)
-                if len(expression.text) < len(known):
-                    shortest[expression.objects[0]] = expression.text
-        if shortest:
-            answer = joiner.join(shortest[index] for index in _left_to_right(row, shortest))
+            tells = labels is None or set(labels[expression.key]["uses"]) <= set(only)
+            if tells and len(expression.objects) == 1:
+                said_before = said.get(expression.objects[0], "")
+                said[expression.objects[0]] = max(said_before, expression.text, key=len)
+        said = {index: text for index, text in said.items() if not row.objects[index].group}
+        if said:
+            answer = joiner.join(said[index] for index in _left_to_right(row, said))
             listed.append(ChatRow(row.name, row.source, ((question, answer),)))
     return listed
 

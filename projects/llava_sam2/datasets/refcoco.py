@@ -109,7 +109,10 @@ def _row(
     size = (image["height"], image["width"])
     objects = tuple(
         StillMask(
-            annotation["segmentation"], *size, where=f"{instances_file} ann_id {annotation['id']}"
+            annotation["segmentation"],
+            *size,
+            where=f"{instances_file} ann_id {annotation['id']}",
+            group=bool(annotation.get("iscrowd", 0)),
         )
         for annotation in annotations
     )

@@ -29,7 +29,10 @@ _LISTED = 10
 
 
 class MaskTrack(Protocol):
-    """One object's masks over the frames of its row."""
+    """One object's masks over the frames of its row; ``group``: several objects in one mask."""
+
+    @property
+    def group(self) -> bool: ...
 
     def read(self, frame: int) -> np.ndarray | None:
         """Mask bool [H, W] on frame ``frame`` (an index into the row's frames); None: absent."""
@@ -43,6 +46,7 @@ class StillMask:
     height: int
     width: int
     where: str
+    group: bool = False  # COCO's crowd
 
     def read(self, frame: int) -> np.ndarray:
         return decode_segmentation(self.segmentation, self.height, self.width, where=self.where)
@@ -54,6 +58,7 @@ class RleTrack:
 
     rles: Sequence[dict[str, Any] | None]
     where: str
+    group: bool = False
 
     def read(self, frame: int) -> np.ndarray | None:
         rle = self.rles[frame]

@@ -13,16 +13,16 @@ def by_uses(
 ) -> dict[str, float]:
     """``metrics`` of parts of the records, keyed ``"<metric>[<part>]"``.
 
-    Two kinds of part: ``[shape]`` has every expression that uses a shape word, among others
-    perhaps; ``[only colour+shape]`` those that use exactly these. Records without ``uses`` belong
-    to no part.
+    Three kinds of part: ``[shape]`` has every expression that uses a shape word, among others
+    perhaps; ``[only colour+shape]`` those that use exactly these; ``[needs shape]`` those that
+    could not be told apart without it. Records without ``uses`` and ``needs`` belong to no part.
     """
     parts: dict[str, list[Record]] = {}
     for record in records:
         uses = sorted(record.get("uses") or ())
-        if uses:
-            for part in (*uses, f"only {'+'.join(uses)}"):
-                parts.setdefault(part, []).append(record)
+        names = [*uses, *(f"needs {need}" for need in record.get("needs") or ())]
+        for part in names + ([f"only {'+'.join(uses)}"] if uses else []):
+            parts.setdefault(part, []).append(record)
     return {
         f"{metric}[{part}]": value
         for part in sorted(parts)

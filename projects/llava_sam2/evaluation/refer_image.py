@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from projects.common.masks import decode_rle, encode_rle
+from projects.llava_sam2.datasets.labels import Labels
 from projects.llava_sam2.datasets.rows import Expression, Row
 from projects.llava_sam2.evaluation.breakdown import Record, by_uses
 from projects.llava_sam2.evaluation.responders import Responder
@@ -25,7 +26,7 @@ class ReferImageBenchmark:
     Args:
         rows: of images, from an annotation source.
         respond: who answers.
-        uses: labels per expression key (``load_uses``); None: no breakdown.
+        labels: what each expression uses and needs (``load_labels``); None: no breakdown.
     """
 
     def __init__(
@@ -33,14 +34,14 @@ class ReferImageBenchmark:
         *,
         rows: Sequence[Row],
         respond: Responder,
-        uses: Mapping[str, Sequence[str]] | None = None,
+        labels: Labels | None = None,
     ) -> None:
         videos = [row.name for row in rows if row.frames is not None]
         if videos:
             raise ValueError(f"ReferImageBenchmark takes images; {videos[0]} is a video")
         self.rows = rows
         self.respond = respond
-        self.uses = checked_uses(rows, uses)
+        self.labels = checked_labels(rows, labels)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -67,7 +68,7 @@ class ReferImageBenchmark:
             "image": str(row.source),
             "expression": expression.text,
             "key": expression.key,
-            "uses": list(self.uses.get(expression.key, ())),
+            **self.labels.get(expression.key, {}),
             "answer": answer.text,
             "seg_tokens": len(answer.masks),
             "intersection": intersection,
@@ -102,20 +103,18 @@ def first_mask(answer: Answer, frame: int, size: tuple[int, int]) -> np.ndarray:
     return decode_rle(answer.masks[0][frame], where=f"prediction for {answer.text!r}")
 
 
-def checked_uses(
-    rows: Sequence[Row], uses: Mapping[str, Sequence[str]] | None
-) -> Mapping[str, Sequence[str]]:
-    """``uses`` if it knows every expression; an empty mapping for None."""
-    if uses is None:
+def checked_labels(rows: Sequence[Row], labels: Labels | None) -> Labels:
+    """``labels`` if they know every expression; an empty mapping for None."""
+    if labels is None:
         return {}
     keys = [expression.key for row in rows for expression in row.expressions]
-    unknown = [key for key in keys if key not in uses]
+    unknown = [key for key in keys if key not in labels]
     if unknown:
         raise ValueError(
-            f"{len(unknown)} of {len(keys)} expressions have no 'uses' labels, e.g. key "
-            f"{unknown[0]!r}; the labels belong to another data set"
+            f"{len(unknown)} of {len(keys)} expressions have no labels, e.g. key {unknown[0]!r}; "
+            "the labels belong to another data set"
         )
-    return uses
+    return labels
 
 
 def fingerprint(rows: Sequence[Row], respond: Responder) -> str:

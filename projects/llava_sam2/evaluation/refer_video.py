@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from projects.common.masks import encode_rle
+from projects.llava_sam2.datasets.labels import Labels
 from projects.llava_sam2.datasets.rows import Expression, Row
 from projects.llava_sam2.evaluation.breakdown import Record, by_uses
-from projects.llava_sam2.evaluation.refer_image import checked_uses, fingerprint, first_mask
+from projects.llava_sam2.evaluation.refer_image import checked_labels, fingerprint, first_mask
 from projects.llava_sam2.evaluation.responders import Responder
 from projects.llava_sam2.predictor import Answer
 from projects.sam2_video.evaluation.davis import boundary_measure, region_similarity
@@ -27,7 +28,7 @@ class ReferVideoBenchmark:
     Args:
         rows: of videos, from an annotation source.
         respond: who answers.
-        uses: labels per expression key (``load_uses``); None: no breakdown.
+        labels: what each expression uses and needs (``load_labels``); None: no breakdown.
     """
 
     def __init__(
@@ -35,14 +36,14 @@ class ReferVideoBenchmark:
         *,
         rows: Sequence[Row],
         respond: Responder,
-        uses: Mapping[str, Sequence[str]] | None = None,
+        labels: Labels | None = None,
     ) -> None:
         images = [row.name for row in rows if row.frames is None]
         if images:
             raise ValueError(f"ReferVideoBenchmark takes videos; {images[0]} is an image")
         self.rows = rows
         self.respond = respond
-        self.uses = checked_uses(rows, uses)
+        self.labels = checked_labels(rows, labels)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -79,7 +80,7 @@ class ReferVideoBenchmark:
             "frames": list(row.frames or ()),
             "expression": expression.text,
             "key": expression.key,
-            "uses": list(self.uses.get(expression.key, ())),
+            **self.labels.get(expression.key, {}),
             "answer": answer.text,
             "seg_tokens": len(answer.masks),
             "J": float(np.mean(region)),

@@ -84,7 +84,7 @@ class Trivial:
 
     Args:
         kind: "everything" (all objects at once), "largest" (most pixels over all frames) or
-            "random" (one object, the same each time).
+            "random" (one object, the same each time). The last two do not pick groups.
     """
 
     KINDS = ("everything", "largest", "random")
@@ -105,13 +105,14 @@ class Trivial:
         return f"trivial {self.kind}"
 
     def _pick(self, row: Row, expression: Expression, size: tuple[int, int]) -> Sequence[int]:
-        everything = range(len(row.objects))
+        every = range(len(row.objects))
         if self.kind == "everything":
-            return everything
+            return every
+        single = [index for index in every if not row.objects[index].group] or every
         if self.kind == "largest":
-            return [max(everything, key=lambda index: _area(row, index, size))]
+            return [max(single, key=lambda index: _area(row, index, size))]
         generator = np.random.default_rng(zlib.crc32(expression.key.encode()))
-        return [int(generator.integers(len(row.objects)))]
+        return [single[int(generator.integers(len(single)))]]
 
 
 def masks_of(row: Row, objects: Sequence[int], size: tuple[int, int]) -> list[Rle]:

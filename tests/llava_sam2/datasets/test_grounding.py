@@ -209,15 +209,15 @@ def test_masks_take_the_nearest_pixel_and_frames_keep_their_colours():
 
 
 def test_listing_captions_read_left_to_right(inputs, image_rows):
-    first, second = listing_rows(rows=image_rows, question="describe the image .")
-    assert first.turns == (("describe the image .", "red square , the right circle"),)
-    assert second.turns[0][1] == "blue square"
-    uses = {"10": ["relation"], "11": ["colour"], "20": ["relation"], "30": ["colour"]}
-    chosen = listing_rows(rows=image_rows, question="q", uses=uses, only=["colour"])
-    assert [row.turns[0][1] for row in chosen] == ["red square", "blue square"]
+    (first,) = listing_rows(rows=image_rows, question="describe the image .")  # no groups
+    assert first.turns == (("describe the image .", "the left square , the right circle"),)
+    words_used = {"10": ["relation"], "11": ["colour"], "20": ["relation"], "30": ["colour"]}
+    labels = {key: {"uses": used} for key, used in words_used.items()}
+    chosen = listing_rows(rows=image_rows, question="q", labels=labels, only=["colour"])
+    assert [row.turns[0][1] for row in chosen] == ["red square"]
     sample = ChatDataset(rows=[first], inputs=inputs)[Draw(0, 0, 9)]
     supervised = sample.input_ids[sample.labels != IGNORE_INDEX]
-    assert words(inputs, supervised) == "red square , the right circle <|im_end|>".split()
+    assert words(inputs, supervised) == "the left square , the right circle <|im_end|>".split()
     assert (sample.task, sample.masks, sample.grounding_frames) == ("chat", None, None)
     assert sample.pixel_values.shape == (1, 3, 16, 16)
 

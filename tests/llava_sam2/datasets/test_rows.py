@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from projects.llava_sam2.datasets.labels import load_labels
 from projects.llava_sam2.datasets.mevis import mevis_rows
 from projects.llava_sam2.datasets.refcoco import refcoco_rows
 from projects.llava_sam2.datasets.rows import RowErrors
-from projects.llava_sam2.datasets.uses import load_uses
 from tests.llava_sam2.datasets.tiny import (
     CROWD,
     HEIGHT,
@@ -274,14 +274,13 @@ def test_row_errors_list_ten_and_count_all():
         RowErrors("file.json", "ignore")
 
 
-def test_uses_are_keyed_like_the_expressions(tmp_path):
+def test_labels_are_keyed_like_the_expressions(tmp_path):
     file = tmp_path / "toy_world.json"
-    labels = {
-        "refcoco": {"10": {"uses": ["colour"]}},
-        "mevis": {"clip_a": {"0": {"uses": ["motion"]}, "1": {"uses": []}}},
-    }
+    colour = {"uses": ["colour"], "needs": []}
+    motion = {"uses": ["motion"], "needs": ["motion"]}
+    labels = {"refcoco": {"10": colour}, "mevis": {"clip_a": {"0": motion, "1": colour}}}
     file.write_text(json.dumps({"labels": labels}))
-    assert load_uses(file=file, dataset="refcoco") == {"10": ["colour"]}
-    assert load_uses(file=file, dataset="mevis") == {"clip_a/0": ["motion"], "clip_a/1": []}
+    assert load_labels(file=file, dataset="refcoco") == {"10": colour}
+    assert load_labels(file=file, dataset="mevis") == {"clip_a/0": motion, "clip_a/1": colour}
     with pytest.raises(ValueError, match=r"toy_world\.json: no labels of 'revos'"):
-        load_uses(file=file, dataset="revos")
+        load_labels(file=file, dataset="revos")
