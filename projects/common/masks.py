@@ -74,7 +74,7 @@ def decode_polygons(polygons: Any, height: int, width: int, *, where: str) -> np
     for number, polygon in enumerate(polygons):
         _check_polygon(polygon, height, width, f"{where}: polygon {number}")
     rles = coco.frPyObjects([[float(value) for value in p] for p in polygons], height, width)
-    return coco.decode(coco.merge(rles)).astype(bool)
+    return decode_rle(coco.merge(rles), where=where)
 
 
 def decode_segmentation(segmentation: Any, height: int, width: int, *, where: str) -> np.ndarray:

@@ -45,8 +45,13 @@ VIDEO_FAMILIES: dict[str, float] = {
     "relation": 0.13,
     "several": 0.08,
 }
-# What a family is named after must be needed to find the thing, not only be said.
-_POINT: dict[str, str] = {"size": "size", "motion": "motion", "relation": "relation"}
+# What a family is there to teach, and how often an expression that can do without it is taken.
+_POINT: dict[str, tuple[str, float]] = {
+    "colour_shape": ("shape", 0.4),  # else colour would decide three out of four
+    "size": ("size", 0.0),
+    "motion": ("motion", 0.0),
+    "relation": ("relation", 0.0),
+}
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,8 @@ def write_expressions(
             break
         family = families[_pick(rng, [weights[name] for name in families])]
         expression = _express(rng, *_take(rng, offers[family]), facts)
-        if family not in _POINT or _POINT[family] in expression.needs:
+        point, tolerance = _POINT.get(family, (None, 1.0))
+        if point in expression.needs or rng.uniform() < tolerance:
             chosen.append(expression)
     return chosen
 

@@ -108,6 +108,8 @@ def needs_of(phrase: Phrase, targets: tuple[int, ...], facts: Facts) -> tuple[st
     """What cannot be left out: without it the phrase names other things, or nothing clearly."""
     without = {name: replace(phrase, **{name: None}) for name in LOOKS}
     without["relation"] = replace(phrase, best=None, relation=None, landmark=None)
+    if phrase.relation in PASSING:
+        without["motion"] = without["relation"]
     return tuple(
         name
         for name, shorter in without.items()

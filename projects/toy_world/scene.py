@@ -39,7 +39,7 @@ class SceneSpec:
         frames: T; a scene of one frame is an image.
         rate: steps of motion a frame; 0.25 where every 4th frame is annotated.
         speed: pixels a step, lowest and highest.
-        things: how many, lowest and highest.
+        things: how many, lowest and highest; 2 to 4.
         twins: chances that two things share their colour only; colour and shape, not the size;
             the whole look, not the motion (in an image: not the size). The rest has no two of
             one colour, and without twins colour would decide nearly everything.
@@ -58,6 +58,13 @@ class SceneSpec:
     crossing: float = 0.4
     leaving: float = 0.35
     seen_at_start: bool = False
+
+    def __post_init__(self) -> None:
+        low, high = self.things
+        if not 2 <= low <= high <= 4:
+            raise ValueError(f"a scene has 2 to 4 things, not {low} to {high}")
+        if self.size < 64:
+            raise ValueError(f"frames of {self.size} pixels are too small for the shapes, take 64")
 
 
 @dataclass(frozen=True)
