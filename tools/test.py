@@ -12,9 +12,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import projects  # noqa: E402, F401  (compatibility lines first)
 from mmengine.config import DictAction  # noqa: E402
 
+import projects  # noqa: E402, F401  (compatibility lines first)
 from projects.common.engine.config import load_config  # noqa: E402
 from projects.common.engine.distributed import LAUNCHERS, leave_distributed  # noqa: E402
 from projects.common.engine.evaluate import evaluate_checkpoint  # noqa: E402

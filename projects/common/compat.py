@@ -35,7 +35,7 @@ def _torchvision_library_loads() -> bool:
     if hasattr(torch.ops, "torchvision") and hasattr(torch.ops.torchvision, "nms"):
         return True
     spec = importlib.util.find_spec("torchvision")
-    for folder in spec.submodule_search_locations or ():
+    for folder in (spec and spec.submodule_search_locations) or ():
         for name in ("_C.so", "_C_pybind11.so"):
             path = f"{folder}/{name}"
             try:
@@ -47,11 +47,11 @@ def _torchvision_library_loads() -> bool:
 
 
 def provide_safetensors_probe() -> None:
-    """xtuner 0.2.0 imports a name that transformers 5 dropped (safetensors became a requirement)."""
+    """xtuner 0.2.0 imports a name that transformers 5 dropped (safetensors is required now)."""
     import transformers.utils as utils
 
     if not hasattr(utils, "is_safetensors_available"):
-        utils.is_safetensors_available = lambda: True
+        setattr(utils, "is_safetensors_available", lambda: True)  # noqa: B010
 
 
 def apply() -> None:

@@ -45,7 +45,8 @@ def resolve(target: str | Callable) -> Callable:
     """
     found: Any = target
     if isinstance(target, str):
-        found = _registered(target) or _imported(target)
+        is_path = "." in target or ":" in target
+        found = _imported(target) if is_path else _registered(target)
     if not callable(found):
         raise ValueError(
             f"type {target!r} is {type(found).__name__}, not a class or function: "
@@ -101,15 +102,15 @@ def raise_mistakes(found: list[str]) -> None:
 
 def _registered(name: str) -> Any:
     for value in vars(mmengine.registry).values():
-        if isinstance(value, mmengine.registry.Registry) and name in value.module_dict:
-            return value.module_dict[name]
-    return None
+        if isinstance(value, mmengine.registry.Registry):
+            value.import_from_location()  # mmengine registers its classes on demand
+            if name in value.module_dict:
+                return value.module_dict[name]
+    raise ValueError(f"type {name!r} is in no registry of mmengine: write its dotted path")
 
 
 def _imported(name: str) -> Any:
     module, _, attribute = name.replace(":", ".").rpartition(".")
-    if not module:
-        raise ValueError(f"type {name!r} is in no registry: write its dotted path")
     try:
         return getattr(_import_longest(module), attribute)
     except (ImportError, AttributeError) as error:
@@ -117,7 +118,7 @@ def _imported(name: str) -> Any:
 
 
 def _import_longest(path: str) -> Any:
-    """Import ``a.b.C``: modules as far as they go, then attributes (a class that holds a method)."""
+    """Import ``a.b.C``: modules as far as they go, then attributes (a class with a method)."""
     names = path.split(".")
     for end in range(len(names), 0, -1):
         try:

@@ -2,7 +2,7 @@
 
     task A:  pass 0 (shuffled) | pass 1 (reshuffled) | ...   cut into global batches A0 A1 A2 ...
     task B:  pass 0 (shuffled) | pass 1 (reshuffled) | ...   cut into global batches B0 B1 B2 ...
-    steps:   A0 B0 A1 A2 B1 ...    tasks in proportion to their sizes, order shuffled by (seed, epoch)
+    steps:   A0 B0 A1 A2 B1 ...    tasks in proportion to their sizes, shuffled by (seed, epoch)
 
 Every index occurs exactly as often as its dataset's repeat says in each pass; nothing is dropped at
 the end of a pass and nothing is drawn twice. Because a step is computed and not counted up to, a
@@ -25,7 +25,7 @@ class Draw(NamedTuple):
     """One sample to read: ``dataset`` and ``index`` say which, ``seed`` feeds its augmentation."""
 
     dataset: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks a draw for
     seed: int
 
 
@@ -200,7 +200,7 @@ def _check(lengths, repeats, tasks, batch_size, max_steps, rank, world_size) -> 
         if length < 1:
             raise ValueError(f"dataset {number} (task {task!r}) is empty: remove it or fill it")
         if not 0 <= repeat < float("inf"):
-            raise ValueError(f"dataset {number} (task {task!r}) has repeat {repeat}: give 0 or more")
+            raise ValueError(f"dataset {number} (task {task!r}) has repeat {repeat}: give >= 0")
     if steps_per_epoch(lengths, repeats, 1) == 0:
         raise ValueError("there is nothing to draw: every repeat is 0 or no dataset is given")
     if batch_size < 1 or max_steps < 0 or not 0 <= rank < world_size:

@@ -1,13 +1,13 @@
 """Checkpoints: whole or absent, trainable parameters only, nothing in them is executed.
 
-    work_dir/
-      iter_1000.pth/           renamed into place when every file in it is complete
-        model.safetensors      trainable parameters and persistent buffers, by name
-        state.json             step, seed, schedulers, launcher, config: plain data
-        optimizer.pt           optimizer state (plain tensors and numbers)
-        zero/                  DeepSpeed's shards, where DeepSpeed trained
-      last_checkpoint          name of the newest folder, written last; empty in a new run
-      model.safetensors        the final weights: there when the run has come to its end
+work_dir/
+  iter_1000.pth/           renamed into place when every file in it is complete
+    model.safetensors      trainable parameters and persistent buffers, by name
+    state.json             step, seed, schedulers, launcher, config: plain data
+    optimizer.pt           optimizer state (plain tensors and numbers)
+    zero/                  DeepSpeed's shards, where DeepSpeed trained
+  last_checkpoint          name of the newest folder, written last; empty in a new run
+  model.safetensors        the final weights: there when the run has come to its end
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
+
+from projects.common.checkpoint import LoadReport, load_state, read_state
 
 WEIGHTS, STATE, OPTIMIZER, EXTRA = "model.safetensors", "state.json", "optimizer.pt", "extra.pt"
 LAST = "last_checkpoint"
@@ -111,7 +111,7 @@ def copy_file(source: Path, target: Path) -> None:
     os.replace(partial, target)
 
 
-def read_state(folder: Path) -> dict[str, Any]:
+def read_training_state(folder: Path) -> dict[str, Any]:
     """The plain data of a checkpoint folder.
 
     Raises:
@@ -147,50 +147,22 @@ def weights_file(path: str | Path) -> Path:
     return path
 
 
-def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Tensors by name from safetensors, or from a torch file of plain tensors."""
-    file = weights_file(path)
-    if file.suffix == ".safetensors":
-        return load_file(file)
-    return torch.load(file, map_location="cpu", weights_only=True)
-
-
-def load_model(model: nn.Module, path: str | Path) -> None:
-    """Load what training saved into a model built from the same config.
+def load_model(model: nn.Module, path: str | Path, *, partial: bool = False) -> LoadReport:
+    """Load weights into a model, strictly.
 
     Args:
-        model: built with the same parts trainable as in training.
+        model: built from the config that trained the checkpoint, with the same parts trainable.
         path: see :func:`weights_file`; the launcher that wrote it does not matter.
+        partial: the file may lack any part of the model (weights to start anew from).
 
     Raises:
-        ValueError: names or shapes that do not line up, with the counts and the first few.
+        ValueError: names or shapes that do not line up; nothing is loaded then.
+        FileNotFoundError: no such file.
     """
-    state = read_weights(path)
-    targets = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    unexpected = sorted(state.keys() - targets.keys())
-    missing = sorted(set(names_to_save(model)) - state.keys())
-    shapes = [
-        f"{name} {list(tensor.shape)} for {list(targets[name].shape)}"
-        for name, tensor in state.items()
-        if name in targets and tensor.shape != targets[name].shape
-    ]
-    if unexpected or missing or shapes:
-        raise ValueError(
-            f"{weights_file(path)} does not fit the model: {len(state)} tensors in the file, "
-            f"{len(unexpected)} unexpected{_some(unexpected)}, {len(missing)} missing"
-            f"{_some(missing)}, {len(shapes)} of another shape{_some(shapes)}: "
-            "use the config that it was trained with"
-        )
-    with torch.no_grad():
-        for name, tensor in state.items():
-            targets[name].copy_(tensor)
-
-
-def _some(names: list[str]) -> str:
-    if not names:
-        return ""
-    more = f", and {len(names) - 5} more" if len(names) > 5 else ""
-    return f" ({', '.join(names[:5])}{more})"
+    file = weights_file(path)
+    saved = set(names_to_save(model))
+    spared = ["*"] if partial else [name for name in model.state_dict() if name not in saved]
+    return load_state(model, read_state(file), allow_missing=spared, where=str(file))
 
 
 def _discard(path: Path) -> None:

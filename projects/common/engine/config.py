@@ -1,14 +1,15 @@
 """Configs: read, check whole, and turn into plain trees.
 
-    model             dict(type=...)                            built by registry.build
-    train_dataloader  datasets=[dict(dataset=dict(type=...), repeat=1.0)], batch_size, collate, num_workers
-    train_cfg         max_steps or max_epochs
-    optim_wrapper     type, optimizer, clip_grad, accumulative_counts, paramwise_cfg, constructor
-    param_scheduler   list of mmengine schedulers; a float begin/end/T_max is a fraction of the run
-    checkpoint        interval, keep                            log: interval
-    benchmarks        name -> dict(type=...)
-    precision         "fp32" or "bf16"                          seed, data_root, load_from
-    vis_backends      mmengine's, TensorBoard by default        custom_hooks, find_unused_parameters
+model             dict(type=...), built by registry.build
+train_dataloader  datasets=[dict(dataset=dict(type=...), repeat=1.0)], batch_size, collate,
+                  num_workers
+train_cfg         max_steps or max_epochs
+optim_wrapper     type, optimizer, clip_grad, accumulative_counts, paramwise_cfg, constructor
+param_scheduler   list of mmengine schedulers; a float begin/end/T_max is a fraction of the run
+checkpoint        interval, keep                            log: interval
+benchmarks        name -> dict(type=...)
+precision         "fp32" or "bf16"                          seed, data_root, load_from
+vis_backends      mmengine's, TensorBoard by default        custom_hooks, find_unused_parameters
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
 
 def plain(cfg: Config) -> dict[str, Any]:
     """The config as dicts and lists, with imported names replaced by what they stand for."""
-    imported = getattr(cfg, "_imported_names", set())
+    imported: set[str] = getattr(cfg, "_imported_names", set())
     return {key: _plain(cfg[key]) for key in cfg.keys() if key not in imported}
 
 

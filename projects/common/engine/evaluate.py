@@ -36,7 +36,7 @@ def evaluate_checkpoint(
 
     Args:
         cfg: the config that the checkpoint was trained with.
-        checkpoint: what ``checkpoints.load_model`` takes; the launcher of the training is no matter.
+        checkpoint: what ``checkpoints.load_model`` takes, whichever launcher trained it.
         benchmarks: names to run, default all of the config's.
 
     Returns:

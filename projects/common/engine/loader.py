@@ -1,6 +1,6 @@
 """From ``train_dataloader`` to batches.
 
-    datasets=[{dataset, repeat}, ...] -> Mixture -> StepBatchSampler (Draws) -> collate -> {"batch": b}
+[{dataset, repeat}, ...] -> Mixture <- Draws of StepBatchSampler -> collate -> {"batch": batch}
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def build_train_loader(
         batch_sampler=sampler,
         collate_fn=WrappedCollate(_build_collate(collate)),
         num_workers=num_workers,
-        pin_memory=False,
+        pin_memory=False,  # a typed batch would have to know how
         worker_init_fn=_one_thread if num_workers else None,
     )
 

@@ -1,6 +1,6 @@
 """The base class of everything that trains.
 
-    {"batch": batch} --data_preprocessor--> on the device --forward(mode="loss")--> parts --sum--> loss
+{"batch": batch} --data_preprocessor--> on the device --forward--> loss parts --sum--> loss
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def restore_training(runner: Any, folder: Path) -> int:
         ValueError: saved by another launcher, where that matters.
         FileNotFoundError: not a checkpoint folder.
     """
-    state = checkpoints.read_state(folder)
+    state = checkpoints.read_training_state(folder)
     check_launcher(state["launcher"], runner.strategy.kind, folder)
     runner.strategy.load_training(folder)
     for scheduler, saved in zip(_schedulers(runner), state["schedulers"], strict=True):

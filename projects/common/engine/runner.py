@@ -25,6 +25,7 @@ from projects.common.engine.hooks.finite import FiniteLossHook
 from projects.common.engine.hooks.metrics import MetricsHook
 from projects.common.engine.loader import build_train_loader
 from projects.common.engine.loop import StepLoop
+from projects.common.engine.model import TrainableModel
 from projects.common.engine.optim import TrainableGroups
 from projects.common.engine.resume import restore_training
 from projects.common.engine.seeding import StepSeedHook, seed_everything
@@ -35,6 +36,7 @@ class Runner(FlexibleRunner):
     """mmengine's runner with our checkpoints: exact, whole, and read without executing anything."""
 
     resume_folder: Path | None = None
+    _has_loaded: bool
 
     def load_or_resume(self) -> None:
         """Called when the model is wrapped and before the first step."""
@@ -85,14 +87,15 @@ def build_runner(
     loader = _build_loader(tree, seed)
     model = build_model(tree, seed)
     if folder is None and (load_from or tree.get("load_from")):
-        checkpoints.load_model(model, load_from or tree["load_from"])
+        report = checkpoints.load_model(model, load_from or tree["load_from"], partial=True)
+        strategy.logger.info(str(report))
     _log_parameters(strategy.logger, model)
     runner = _assemble(cfg, tree, strategy, model, loader, work_dir, seed)
     runner.resume_folder = folder
     return runner
 
 
-def build_model(tree: dict[str, Any], seed: int) -> nn.Module:
+def build_model(tree: dict[str, Any], seed: int) -> TrainableModel:
     """Build a config's model; the seed decides its initial weights on every rank alike."""
     seed_everything(seed)
     model = registry.build(tree["model"])
@@ -110,7 +113,7 @@ def _begin(work_dir: Path, resume: str | Path | bool) -> Path | None:
     if resume:
         folder = checkpoints.find_latest(work_dir) if resume is True else Path(resume)
     if folder is not None:
-        checkpoints.read_state(folder)
+        checkpoints.read_training_state(folder)
     barrier()  # every rank has looked before rank 0 forgets the earlier run
     if folder is None and get_rank() == 0:
         checkpoints.begin_run(work_dir)
@@ -145,8 +148,8 @@ def _max_norm(clip_grad: dict | None) -> float:
     if not clip_grad:
         return 0.0
     if set(clip_grad) != {"max_norm"}:
-        raise ValueError(
-            f"optim_wrapper.clip_grad: DeepSpeed clips by max_norm alone, the config has {clip_grad}"
+        raise registry.ConfigError(
+            f"optim_wrapper.clip_grad: DeepSpeed takes max_norm alone, the config has {clip_grad}"
         )
     return float(clip_grad["max_norm"])
 
@@ -201,6 +204,7 @@ def _optim_config(optim: dict[str, Any], strategy) -> dict[str, Any]:
     """The same optimizer for both launchers; DeepSpeed itself clips and accumulates."""
     optim = {"type": OptimWrapper, "constructor": TrainableGroups, **optim}
     if strategy.kind["engine"] == "deepspeed":
-        optim = {key: optim[key] for key in optim if key not in ("clip_grad", "accumulative_counts")}
+        for key in ("clip_grad", "accumulative_counts"):
+            optim.pop(key, None)
         optim["type"] = "DeepSpeedOptimWrapper"
     return optim

@@ -8,11 +8,11 @@ on rank 0), and ``save_optimizer`` / ``load_training`` (its own part of a checkp
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from mmengine._strategy import DDPStrategy, SingleDeviceStrategy
-from mmengine.model import MMDistributedDataParallel
+from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from torch import Tensor, nn
 
 from projects.common.engine import checkpoints
@@ -23,10 +23,13 @@ class PlainState:
     """Checkpoints of strategies where every rank holds everything."""
 
     kind: dict[str, Any] = {"engine": "plain"}
+    model: nn.Module
+    optim_wrapper: Any
+    dispatch_kwargs: dict[str, Any]
 
     @property
     def module(self) -> nn.Module:
-        return getattr(self.model, "module", self.model)
+        return cast(nn.Module, self.model.module) if is_model_wrapper(self.model) else self.model
 
     def saved_tensors(self) -> dict[str, Tensor]:
         """Trainable parameters and persistent buffers on the CPU."""

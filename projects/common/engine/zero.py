@@ -33,7 +33,7 @@ _FOLDER = "zero"
 # The compiled all-reduce takes a minute and a compiler to build, and a kill in the middle leaves a
 # lock that blocks every later run. gloo does the same work. (As an attribute, deepspeed.comm.torch
 # is torch itself.)
-importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None
+setattr(importlib.import_module("deepspeed.comm.torch"), "build_shm_op", lambda: None)  # noqa: B010
 # what DeepSpeed's shards hold beside tensors and plain data
 _SHARD_TYPES = [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]
 

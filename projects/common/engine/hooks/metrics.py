@@ -37,7 +37,6 @@ class MetricsHook(Hook):
         if interval < 1:
             raise ValueError(f"log.interval {interval} must be at least 1")
         self.interval = interval
-        self._progress: Progress | None = None
         self._waiting = self._working = 0.0  # seconds for data, for the step, since the last line
         self._steps = 0
 
@@ -98,7 +97,7 @@ class MetricsHook(Hook):
 
 
 def truncate_metrics(path: Path, step: int) -> None:
-    """Keep the lines up to ``step``; what a killed run logged after its checkpoint is done again."""
+    """Keep the lines up to ``step``: what a killed run logged after that is done again."""
     lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
     kept = []
     for line in lines:

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from projects.common.samplers import StepBatchSampler, steps_per_epoch
+
+LENGTHS, REPEATS, TASKS = [37, 20, 11], [1.0, 2.5, 3.0], ["image", "video", "image"]
+SIZES = {"image": 37 + 33, "video": 50}  # draws of a pass
+
+
+def make(**changes) -> StepBatchSampler:
+    settings = dict(
+        lengths=LENGTHS, repeats=REPEATS, tasks=TASKS, batch_size=4, seed=7, max_steps=200
+    )
+    return StepBatchSampler(**{**settings, **changes})
+
+
+def stream(sampler: StepBatchSampler, task: str) -> list[tuple[int, int]]:
+    """(dataset, index) of a task in the order of the steps."""
+    draws = [draw for batch in sampler for draw in batch]
+    return [(d.dataset, d.index) for d in draws if TASKS[d.dataset] == task]
+
+
+def test_each_batch_holds_one_task():
+    for batch in make():
+        assert len({TASKS[draw.dataset] for draw in batch}) == 1
+
+
+@pytest.mark.parametrize("task", ["image", "video"])
+def test_every_pass_is_complete_and_without_duplicates(task):
+    rows = stream(make(), task)
+    size = SIZES[task]
+    passes = [rows[start : start + size] for start in range(0, len(rows) - size + 1, size)]
+    assert len(passes) >= 3
+    for one in passes:
+        counts = Counter(one)
+        for dataset, length in enumerate(LENGTHS):
+            if TASKS[dataset] != task:
+                continue
+            times = [counts[(dataset, index)] for index in range(length)]
+            whole, extra = int(REPEATS[dataset]), round(REPEATS[dataset] % 1 * length)
+            assert Counter(times) == Counter({whole: length - extra, whole + 1: extra}) - Counter()
+    assert passes[0] != passes[1]  # reshuffled
+
+
+def test_the_random_part_of_a_fractional_repeat_changes():
+    rows = stream(make(), "video")
+    extras = []
+    for start in (0, 50):
+        counts = Counter(rows[start : start + 50])
+        extras.append({key for key, times in counts.items() if times == 3})
+    assert len(extras[0]) == len(extras[1]) == 10 and extras[0] != extras[1]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 8])
+def test_ranks_share_the_global_batch(world_size):
+    whole = make(batch_size=16, max_steps=60)
+    ranks = [
+        make(batch_size=16 // world_size, rank=r, world_size=world_size, max_steps=60)
+        for r in range(world_size)
+    ]
+    for step, expected in enumerate(whole):
+        slices = [rank.batch(step) for rank in ranks]
+        assert [draw for part in slices for draw in part] == expected  # seeds included
+
+
+def test_tasks_come_in_proportion():
+    steps = 1200
+    tasks = Counter(TASKS[batch[0].dataset] for batch in make(max_steps=steps))
+    assert tasks["image"] == pytest.approx(steps * 70 / 120, abs=2)
+    # and not in blocks: each stretch of two epochs has about its share
+    order = [TASKS[batch[0].dataset] == "image" for batch in make(max_steps=steps)]
+    shares = np.array(order).reshape(-1, 60).mean(axis=1)
+    assert np.all(np.abs(shares - 70 / 120) < 0.03)
+
+
+def test_a_resumed_run_sees_what_it_would_have_seen():
+    whole = list(make())
+    for start in (1, 17, 30, 199):
+        resumed = make(start_step=start)
+        assert len(resumed) == 200 - start
+        assert list(resumed) == whole[start:]
+
+
+def test_starting_late_costs_no_walk_through_what_was_before():
+    sampler = make(max_steps=10**12 + 2, start_step=10**12)
+    assert len(list(sampler)) == 2
+    assert sampler.batch(10**12) == make().batch(10**12)
+
+
+def test_order_and_draws_depend_on_the_seed():
+    assert list(make(seed=1)) != list(make(seed=2))
+    assert list(make(seed=1)) == list(make(seed=1))
+    seeds = [draw.seed for batch in make() for draw in batch]
+    assert len(set(seeds)) == len(seeds) and all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_more_than_a_pass_in_one_batch():
+    sampler = make(lengths=[3], repeats=[1.0], tasks=["a"], batch_size=8, max_steps=3)
+    rows = [draw.index for batch in sampler for draw in batch]
+    assert all(sorted(rows[i : i + 3]) == [0, 1, 2] for i in range(0, 24, 3))
+
+
+def test_a_dataset_is_switched_off_by_repeat_zero():
+    sampler = make(repeats=[1.0, 0.0, 1.0])
+    assert {draw.dataset for batch in sampler for draw in batch} == {0, 2}
+
+
+def test_steps_per_epoch():
+    assert steps_per_epoch(LENGTHS, REPEATS, 4) == 30
+    assert steps_per_epoch([10], [1.05], 4) == 3  # 10 + round(0.5) = 10 draws
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (dict(lengths=[37, 0, 11]), "dataset 1 .*'video'.* is empty"),
+        (dict(repeats=[1.0, -1.0, 1.0]), "dataset 1 .*repeat -1.0"),
+        (dict(repeats=[1.0, float("nan"), 1.0]), "repeat nan"),
+        (dict(repeats=[0.0, 0.0, 0.0]), "nothing to draw"),
+        (dict(tasks=["image"]), "3 lengths, 3 repeats and 1 tasks"),
+        (dict(rank=2, world_size=2), "rank 2 of 2"),
+    ],
+)
+def test_mistakes_are_named(changes, words):
+    with pytest.raises(ValueError, match=words):
+        make(**changes)
