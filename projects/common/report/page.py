@@ -23,6 +23,7 @@ from projects.common.report.scores import (
     build_tables,
     family_words,
     find_limits,
+    kind_index,
     kind_of,
     limits_sentence,
     split_key,
@@ -212,8 +213,8 @@ def _limits_section(tables: list[Table], counts: Mapping[str, Mapping[str | None
         lines = "".join(f"<li>{html.escape(item)}</li>" for item in items)
         parts.append(f"<h4>{html.escape(limits.name)}</h4><ul>{lines}</ul>")
     parts.append(
-        "<p>Anything outside the drawn world that it was trained on: the scores say nothing about "
-        "photographs or films.</p>"
+        "<p>Nor anything outside the drawn world that it was trained on: the scores say nothing "
+        "about photographs or films.</p>"
     )
     return f'<div class="card warn">{"".join(parts)}</div>'
 
@@ -222,7 +223,7 @@ def _pictures(results: Results) -> str:
     """Pictures of every benchmark's own records (those of baselines and ablations are left out)."""
     shown = {
         name: rows
-        for name, rows in results.records.items()
+        for name, rows in sorted(results.records.items(), key=lambda item: kind_index(item[0]))
         if split_key(f"{name}/-")[3] == MODEL and any(map(examples.can_be_shown, rows))
     }
     with Progress(total=len(shown), description="Drawing examples") as progress:
@@ -312,7 +313,7 @@ def _chart(stage: Stage, key: str) -> str:
             continue
         if len(tasks) == 1:
             series.append(charts.Series("logged", x, y, colour=colour, faint=True))
-        smoothed = charts.smooth(y, max(3, len(y) // 15))
+        smoothed = charts.smooth(y, max(3, len(y) // 10))
         series.append(charts.Series(name, x, smoothed, colour=colour))
     return charts.line_chart(series, title=f"{stage.name}: {key}")
 

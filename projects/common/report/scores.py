@@ -120,16 +120,17 @@ def build_tables(scores: Mapping[str, float]) -> list[Table]:
     parsed = [(*split_key(key), value) for key, value in scores.items()]
     names = dict.fromkeys(row[0] for row in parsed if row[3] == MODEL)
     tables = [_table(name, [row[1:] for row in parsed if row[0] == name]) for name in names]
-    return sorted(tables, key=lambda table: _kind_index(table.benchmark))
+    return sorted(tables, key=lambda table: kind_index(table.benchmark))
 
 
 def kind_of(benchmark: str) -> str:
     """What a benchmark measures, in words; its name where that is unknown."""
-    index = _kind_index(benchmark)
+    index = kind_index(benchmark)
     return KINDS[index][1] if index < len(KINDS) else benchmark
 
 
-def _kind_index(benchmark: str) -> int:
+def kind_index(benchmark: str) -> int:
+    """Place of a benchmark's kind in ``KINDS``; behind them all where it is unknown."""
     starts = (i for i, (start, _) in enumerate(KINDS) if benchmark.startswith(start))
     return next(starts, len(KINDS))
 
@@ -230,10 +231,10 @@ def _weakness(table: Table, family: str | None, value: float) -> str | None:
     baseline = table.best_baseline(family)
     if baseline is not None and value < baseline[1] + NEAR:
         compared = "worse than" if value < baseline[1] else "hardly better than"
-        trivial = f"{compared} {baseline_words(baseline[0])} ({baseline[1]:.2f})"
-        return f"{table.metric} {value:.2f}, {trivial}"
+        trivial = f"{compared} selecting {baseline_words(baseline[0])} ({baseline[1]:.3f})"
+        return f"{table.metric} {value:.3f}, {trivial}"
     if value < LOW:
-        return f"{table.metric} {value:.2f}, below {LOW:.2f}"
+        return f"{table.metric} {value:.3f}, below {LOW:.2f}"
     return None
 
 
