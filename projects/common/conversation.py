@@ -134,6 +134,23 @@ def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
     return index
 
 
+def check_template(tokenizer: PreTrainedTokenizerBase, name: str) -> ChatTemplate:
+    """The template called ``name``, if this tokenizer can spell the end of its answers.
+
+    Raises:
+        ValueError: for an unknown name, or an end that would become the unknown token (a model
+            could then not be stopped).
+    """
+    template = chat_template(name)
+    unknown = tokenizer.unk_token_id
+    if unknown is not None and unknown in _encode_text(tokenizer, template.end):
+        raise ValueError(
+            f"the tokenizer {tokenizer.name_or_path!r} cannot spell {template.end!r}, which ends "
+            f"an answer in the template {name!r}: choose another template or tokenizer"
+        )
+    return template
+
+
 def encode_conversation(
     tokenizer: PreTrainedTokenizerBase,
     turns: Sequence[tuple[str, str]],
@@ -163,7 +180,8 @@ def encode_conversation(
     if not turns:
         raise ValueError(f"{name}: a conversation needs at least one turn")
     chat = chat_template(template)
-    ids, labels = _opening(tokenizer, chat, system), []
+    ids = _opening(tokenizer, chat, system)
+    labels: list[int] = []
     seg = tokenizer.get_vocab().get(SEG)
     whole: list[tuple[int, str]] = []  # (end, what) of stretches that must survive a cut
     for number, (question, answer) in enumerate(turns):

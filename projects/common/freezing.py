@@ -74,7 +74,7 @@ def add_lora(
     module: nn.Module,
     *,
     rank: int,
-    alpha: float,
+    alpha: int,
     targets: Sequence[str],
     dropout: float = 0.0,
 ) -> list[str]:

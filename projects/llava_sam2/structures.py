@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -59,7 +59,7 @@ class GroundingBatch:
         return self._map(Tensor.pin_memory)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
-        def apply(value: object) -> object:
+        def apply(value: Any) -> Any:
             if isinstance(value, Tensor):
                 return change(value)
             return [apply(item) for item in value] if isinstance(value, list) else value

@@ -184,6 +184,12 @@ def test_a_cut_through_seg_or_image_names_the_sample(tokenizer):
         )
 
 
+def test_a_template_whose_end_the_tokenizer_cannot_spell_is_refused(tokenizer):
+    assert chat.check_template(tokenizer, "qwen_chat") is chat.TEMPLATES["qwen_chat"]
+    with pytest.raises(ValueError, match=r"cannot spell '<\|eot_id\|>'.*'llama3_chat'"):
+        chat.check_template(tokenizer, "llama3_chat")
+
+
 def test_mistakes_are_told(tokenizer, tmp_path):
     with pytest.raises(ValueError, match="'qwen'; there are .*qwen_chat"):
         chat.prompt_ids(tokenizer, "the", "qwen")

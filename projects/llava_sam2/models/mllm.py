@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerBase
 
-from projects.common.conversation import IMAGE_CONTEXT, SEG, chat_template, token_id
+from projects.common.conversation import IMAGE_CONTEXT, SEG, check_template, token_id
 from projects.common.freezing import grad_if_trainable
 from projects.llava_sam2.models.generation import Generated, generate
 from projects.llava_sam2.models.normalise import mean_count
@@ -57,7 +57,7 @@ class InternVL(nn.Module):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        self.stop_words = chat_template(template).stop_words
+        self.stop_words = check_template(tokenizer, template).stop_words
         self.template = template
         self.tokenizer = tokenizer
         self.image_id = token_id(tokenizer, IMAGE_CONTEXT)
