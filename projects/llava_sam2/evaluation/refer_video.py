@@ -23,7 +23,7 @@ class ReferVideoBenchmark:
     Metrics (fractions), as referring video segmentation reports them: ``J`` and ``F`` of an
     expression are means over all frames of the video, where a frame that is empty in both counts
     1; then the mean over expressions. ``J&F`` is the mean of both; ``answered`` the share of
-    expressions for which a [SEG] came. Each also by what the expression uses (``breakdown``).
+    expressions for which a [SEG] came. J&F also by what the expression uses (``breakdown``).
 
     Args:
         rows: of videos, from an annotation source.
@@ -59,7 +59,7 @@ class ReferVideoBenchmark:
 
     def summarise(self, records: Sequence[Record]) -> dict[str, float]:
         answered = sum(record["seg_tokens"] > 0 for record in records) / len(records)
-        return _jf_metrics(records) | {"answered": answered} | by_uses(records, _jf_metrics)
+        return _jf_metrics(records) | {"answered": answered} | by_uses(records, _mean_jf)
 
     def fingerprint(self) -> str:
         return fingerprint(self.rows, self.respond)
@@ -94,3 +94,7 @@ def _jf_metrics(records: Sequence[Record]) -> dict[str, float]:
     region = float(np.mean([record["J"] for record in records]))
     boundary = float(np.mean([record["F"] for record in records]))
     return {"J": region, "F": boundary, "J&F": (region + boundary) / 2}
+
+
+def _mean_jf(records: Sequence[Record]) -> dict[str, float]:
+    return {"J&F": _jf_metrics(records)["J&F"]}
