@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from types import TracebackType
 from typing import TextIO, TypeVar
 
@@ -148,7 +148,7 @@ def track(
     ``total`` defaults to ``initial + len(iterable)`` where it has a length. An item counts as
     finished when the next one is asked for.
     """
-    if total is None and hasattr(iterable, "__len__"):
+    if total is None and isinstance(iterable, Sized):
         total = initial + len(iterable)
     with Progress(total=total, description=description, initial=initial) as progress:
         for item in iterable:

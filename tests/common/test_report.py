@@ -123,6 +123,7 @@ def work_dir(tmp_path: Path) -> Path:
     )
     video = video_record(tmp_path / "video", 9)
     write_lines(folder / "stage2" / "predictions" / "mevis_valid_u.jsonl", [video])
+    write_lines(folder / "stage2" / "predictions" / "refcoco_testA.jsonl", records[:3])
     return folder
 
 
@@ -317,6 +318,37 @@ def test_limits_name_the_weak_families_with_their_numbers() -> None:
     assert "does not look at the picture for Referring images (refcoco_val): colour." in sentence
 
 
+def test_where_a_use_decides_it_is_judged_there() -> None:
+    scores = SCORES | {"refcoco_val/cIoU[needs shape]": 0.70, "refcoco_val/cIoU[needs colour]": 0.2}
+    table, _ = build_tables(scores)
+    assert table.plain_families == [
+        "colour",
+        "needs colour",
+        "shape",
+        "needs shape",
+        "only shape",
+        "relation",
+    ]
+    assert table.telling_families({}) == ["needs colour", "needs shape", "relation"]
+    assert "shape" in table.telling_families({"needs shape": 3}), "too few to judge by"
+    (limits,) = find_limits([table], {})
+    assert list(limits.weak) == ["colour where it decides", "relation"]
+
+
+def test_families_are_counted_as_the_evaluation_parts_them(work_dir: Path) -> None:
+    results = read_results(work_dir)
+    records = [{"uses": ["shape", "colour"], "needs": ["shape"]}, {"uses": ["shape"]}, {}]
+    results.records["refcoco_val"] = records
+    assert results.family_counts()["refcoco_val"] == {
+        None: 3,
+        "colour": 1,
+        "shape": 2,
+        "needs shape": 1,
+        "only colour+shape": 1,
+        "only shape": 1,
+    }
+
+
 def test_limits_pass_over_families_of_a_few_expressions() -> None:
     counts = {"refcoco_val": {"only shape": 9, "relation": 10, "colour": 500}}
     (limits,) = find_limits(build_tables(SCORES), counts)
@@ -472,7 +504,7 @@ def test_the_page_needs_no_other_file_and_no_script(work_dir: Path) -> None:
 
 def test_the_page_shows_scores_curves_pictures_times_and_machine(work_dir: Path) -> None:
     page = report_of(work_dir, Python="3.11.7", CPU="2 cores <8 GB>")
-    assert len(page.images) == 3 * 3 + 1, "nine images of refcoco_val, one video, no baseline's"
+    assert len(page.images) == 3 * 3 + 1, "refcoco_val, one video; no testA, no baseline"
     first = Image.open(io.BytesIO(base64.b64decode(page.images[0].partition(",")[2])))
     assert first.width > 2 * 256
     assert page.tags.count("svg") == 2 + 2

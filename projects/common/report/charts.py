@@ -174,7 +174,7 @@ def _hovers(frame: _Frame, series: Series) -> str:
 
 
 def _legend(series: Sequence[Series]) -> str:
-    parts, right = [], WIDTH - _RIGHT
+    parts, right = [], float(WIDTH - _RIGHT)
     for item in reversed(series):
         name = html.escape(item.name)
         kind = "line faint" if item.faint else "line"

@@ -101,7 +101,7 @@ def select(records: Sequence[Record], count: int) -> dict[str, list[Record]]:
         centre = share * (len(ranked) - 1)
         order = sorted(range(len(ranked)), key=lambda i: abs(i - centre))
         free = [i for i in order if i not in taken]
-        fresh = []
+        fresh: list[int] = []
         for i in free:
             if len(fresh) < count and _source(ranked[i]) not in sources:
                 fresh.append(i)

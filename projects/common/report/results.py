@@ -64,7 +64,8 @@ class Results:
             found = counts.setdefault(benchmark, {})
             for row in rows:
                 uses = sorted(str(use) for use in row.get("uses") or ())
-                parts = [*uses, f"only {'+'.join(uses)}"] if uses else []
+                parts = [*uses, *(f"needs {need}" for need in row.get("needs") or ())]
+                parts += [f"only {'+'.join(uses)}"] if uses else []
                 for part in [None, *parts]:
                     found[part] = found.get(part, 0) + 1
         return counts

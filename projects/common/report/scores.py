@@ -1,9 +1,9 @@
 """Flat score keys as tables, and what they say that a model cannot do.
 
 A key is ``<benchmark>[_baseline_<name>|_no_visual]/<metric>[[<family>]]``. A family is what an
-expression uses (``colour``; ``only colour+shape`` for exactly these two), a baseline a trivial
-answer to the same questions (everything, the largest object, a random one), ``no_visual`` the same
-model with its visual tokens set to zero.
+expression uses: ``colour``; ``only colour+shape`` for exactly these two; ``needs colour`` where it
+would be ambiguous without. A baseline is a trivial answer to the same questions (everything, the
+largest object, a random one), ``no_visual`` the same model with its visual tokens set to zero.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KINDS = (
 )
 
 _USES = ("colour", "shape", "size", "motion", "relation", "several")
-_ONLY = "only "
+_ONLY, _NEEDS = "only ", "needs "
 
 ENOUGH = 10  # expressions that a family needs before it is called a weakness
 LOW = 0.5  # below it, most answers do not cover half of what they should
@@ -63,15 +63,26 @@ class Table:
 
     @property
     def plain_families(self) -> list[str]:
-        """``colour``, ``only colour``, ``shape``, ...: one thing, among others or alone."""
-        plain = [f for f in self.families if "+" not in f]
+        """``colour``, ``needs colour``, ``only colour``, ``shape``, ...: those of one use."""
         known = {use: index for index, use in enumerate(_USES)}
 
-        def order(family: str) -> tuple[int, str, bool]:
-            use = family.removeprefix(_ONLY)
-            return known.get(use, len(known)), use, family.startswith(_ONLY)
+        def order(family: str) -> tuple[int, str, str]:
+            return (
+                known.get(use_of(family), len(known)),
+                use_of(family),
+                family[: -len(use_of(family))],
+            )
 
-        return sorted(plain, key=order)
+        return sorted((f for f in self.families if "+" not in f), key=order)
+
+    def telling_families(self, counts: Mapping[str | None, int]) -> list[str]:
+        """Of each use the families that test it: where it is needed, else all of it and alone.
+
+        Families of fewer than ``ENOUGH`` expressions are passed over.
+        """
+        enough = [f for f in self.plain_families if counts.get(f, ENOUGH) >= ENOUGH]
+        needed = {use_of(f) for f in enough if f.startswith(_NEEDS)}
+        return [f for f in enough if f.startswith(_NEEDS) or use_of(f) not in needed]
 
     @property
     def combined_families(self) -> list[str]:
@@ -113,20 +124,25 @@ def split_key(key: str) -> tuple[str, str, str | None, str]:
 
 
 def build_tables(scores: Mapping[str, float]) -> list[Table]:
-    """One table a benchmark, those of a kind together.
+    """One table a benchmark, in the order of ``display_order``.
 
     Benchmarks of which only baselines are known are left out: there is no model to speak of.
     """
     parsed = [(*split_key(key), value) for key, value in scores.items()]
     names = dict.fromkeys(row[0] for row in parsed if row[3] == MODEL)
     tables = [_table(name, [row[1:] for row in parsed if row[0] == name]) for name in names]
-    return sorted(tables, key=lambda table: kind_index(table.benchmark))
+    return sorted(tables, key=lambda table: display_order(table.benchmark))
 
 
 def kind_of(benchmark: str) -> str:
     """What a benchmark measures, in words; its name where that is unknown."""
     index = kind_index(benchmark)
     return KINDS[index][1] if index < len(KINDS) else benchmark
+
+
+def display_order(benchmark: str) -> tuple[int, bool, str]:
+    """Sort key: by kind, validation splits before others, by name."""
+    return kind_index(benchmark), "val" not in benchmark, benchmark
 
 
 def kind_index(benchmark: str) -> int:
@@ -156,10 +172,17 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
+def use_of(family: str) -> str:
+    """``colour`` of ``colour``, ``only colour`` and ``needs colour``."""
+    return family.removeprefix(_ONLY).removeprefix(_NEEDS)
+
+
 def family_words(family: str | None) -> str:
-    """``only shape`` -> ``shape alone``, ``only colour+shape`` -> ``colour and shape alone``."""
+    """``only shape`` -> ``shape alone``, ``needs shape`` -> ``shape where it decides``."""
     if family is None:
         return "all"
+    if family.startswith(_NEEDS):
+        return f"{words(use_of(family))} where it decides"
     if not family.startswith(_ONLY):
         return words(family)
     return f"{' and '.join(words(family.removeprefix(_ONLY)).split('+'))} alone"
@@ -209,9 +232,7 @@ def limits_sentence(limits: list[Limits]) -> str:
 
 
 def _limits_of(table: Table, counts: Mapping[str | None, int]) -> Limits:
-    families: list[str | None] = [
-        family for family in table.plain_families if counts.get(family, ENOUGH) >= ENOUGH
-    ]
+    families: list[str | None] = [*table.telling_families(counts)]
     limits = Limits(_name(table), table.metric, {}, {})
     for family in families or [None]:
         seeing = table.cells.get((family, MODEL))
