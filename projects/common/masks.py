@@ -174,8 +174,11 @@ def _rle_size(rle: Any, where: str) -> tuple[int, int]:
     if not isinstance(rle, Mapping):
         raise ValueError(f"{where}: an RLE is a dict with size and counts, found {_shown(rle)}")
     size = rle.get("size")
-    whole = isinstance(size, Sequence) and all(isinstance(side, int) and side > 0 for side in size)
-    if not whole or len(size) != 2:
+    if (
+        not isinstance(size, Sequence)
+        or len(size) != 2
+        or not all(isinstance(side, int) and side > 0 for side in size)
+    ):
         raise ValueError(f"{where}: RLE size must be [height, width], found {_shown(size)}")
     return size[0], size[1]
 

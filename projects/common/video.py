@@ -178,7 +178,7 @@ def write_mp4(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> Non
     path = Path(path)
     partial = path.with_name(f"{path.stem}.partial{path.suffix}")  # the suffix names the format
     writer = cv2.VideoWriter(
-        str(partial), cv2.VideoWriter_fourcc(*"mp4v"), float(fps), (width, height)
+        str(partial), cv2.VideoWriter.fourcc(*"mp4v"), float(fps), (width, height)
     )
     if not writer.isOpened():
         raise ValueError(f"{path}: this build of OpenCV cannot write it; is the suffix .mp4?")

@@ -19,6 +19,7 @@ from projects.toy_world.phrases import (
     OVERLAPS,
     PASSING,
     Phrase,
+    Relation,
     landmark_phrase,
     needs_of,
     targets_of,
@@ -29,25 +30,25 @@ from projects.toy_world.scene import Scene
 
 # What the expressions are about, as weights.
 IMAGE_FAMILIES: dict[str, float] = {
-    "colour": 0.12,
-    "shape": 0.17,
-    "colour_shape": 0.29,
-    "size": 0.12,
-    "relation": 0.20,
-    "several": 0.10,
+    "colour": 0.10,
+    "shape": 0.14,
+    "colour_shape": 0.42,
+    "size": 0.10,
+    "relation": 0.16,
+    "several": 0.08,
 }
 VIDEO_FAMILIES: dict[str, float] = {
-    "colour": 0.07,
-    "shape": 0.09,
-    "colour_shape": 0.14,
-    "size": 0.07,
+    "colour": 0.06,
+    "shape": 0.08,
+    "colour_shape": 0.20,
+    "size": 0.05,
     "motion": 0.42,
-    "relation": 0.13,
-    "several": 0.08,
+    "relation": 0.12,
+    "several": 0.07,
 }
 # What a family is there to teach, and how often an expression that can do without it is taken.
 _POINT: dict[str, tuple[str, float]] = {
-    "colour_shape": ("shape", 0.4),  # else colour would decide three out of four
+    "colour_shape": ("shape", 0.5),  # else colour would decide three out of four
     "size": ("size", 0.0),
     "motion": ("motion", 0.0),
     "relation": ("relation", 0.0),
@@ -134,10 +135,12 @@ def _relations(facts: Facts) -> Iterator[Phrase]:
         yield from _phrases(facts, free=free, base=Phrase(best=best))
     words = (*SIDES, *OVERLAPS, *PASSING) if facts.scene.is_video else (*SIDES, *OVERLAPS)
     for landmark in range(len(facts.scene.things)):
-        if landmark_phrase(facts.scene, landmark) is None:
+        name = landmark_phrase(facts.scene, landmark)
+        if name is None:
             continue  # there are two that look like it
         for word in words:
-            yield from _phrases(facts, free=free, base=Phrase(relation=word, landmark=landmark))
+            relation = Relation(word, landmark, name)
+            yield from _phrases(facts, free=free, base=Phrase(relation=relation))
 
 
 def _several(facts: Facts) -> Iterator[Phrase]:
@@ -175,9 +178,9 @@ def _by_kind(phrases: Iterator[Phrase], facts: Facts) -> _Offers:
 def _kind(phrase: Phrase) -> Hashable:
     if phrase.best is not None:
         return "place" if phrase.best in EXTREMES else "extent"
-    for words in (tuple(SIDES), OVERLAPS, PASSING):
-        if phrase.relation in words:
-            return words
+    if phrase.relation is not None:
+        groups = {"side": SIDES, "overlap": OVERLAPS, "passing": PASSING}
+        return next(name for name, words in groups.items() if phrase.relation.word in words)
     return tuple(getattr(phrase, name) is None for name in LOOKS)
 
 
@@ -198,9 +201,9 @@ def _express(
         choices = ["all", "both" if len(targets) == 2 else f"the {COUNT_WORDS[len(targets)]}"]
         determiner = choices[int(rng.integers(2))]
     return Expression(
-        text=text_of(phrase, facts.scene, determiner),
+        text=text_of(phrase, determiner),
         targets=targets,
-        uses=uses_of(phrase, facts.scene),
+        uses=uses_of(phrase),
         needs=needs_of(phrase, targets, facts),
     )
 

@@ -31,7 +31,7 @@ class Job(NamedTuple):
 
     layout: str
     split: str
-    index: int
+    number: int
 
 
 def generate(world: World, out: str | Path, *, workers: int = 1) -> bool:
@@ -108,10 +108,10 @@ def _unfinished(folder: Path) -> Iterator[None]:
 
 def _write_items(world: World, root: Path, workers: int) -> dict[str, Any]:
     jobs = [
-        Job(name, split, index)
+        Job(name, split, number)
         for name, layout in LAYOUTS.items()
         for split in layout.SPLITS
-        for index in range(world.size(name, split))
+        for number in range(world.size(name, split))
     ]
     records: dict[str, dict[str, list[Any]]] = {
         name: {split: [] for split in layout.SPLITS} for name, layout in LAYOUTS.items()
@@ -139,4 +139,4 @@ def _results(jobs: list[Job], world: World, root: Path, workers: int) -> Iterato
 
 
 def _run(job: Job, *, world: World, root: Path) -> Any:
-    return LAYOUTS[job.layout].write_item(world, job.split, job.index, root)
+    return LAYOUTS[job.layout].write_item(world, job.split, job.number, root)

@@ -6,7 +6,7 @@ all | both | the two [small] [red] circles [moving left]
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from projects.toy_world.drawing import COLOURS, SHAPES
 from projects.toy_world.facts import EXTENTS, EXTREMES, SIDES, Facts
@@ -29,7 +29,7 @@ class Phrase:
 
     Attributes:
         best: "leftmost", "largest", ...: of the things that fit the rest.
-        relation, landmark: "left of", "behind", ...; and the thing it relates to.
+        relation: "left of", "behind", ... another thing.
         plural: it means every thing that fits.
     """
 
@@ -38,9 +38,17 @@ class Phrase:
     shape: str | None = None
     motion: str | None = None
     best: str | None = None
-    relation: str | None = None
-    landmark: int | None = None
+    relation: Relation | None = None
     plural: bool = False
+
+
+@dataclass(frozen=True)
+class Relation:
+    """``word`` and the thing that it relates to: its number, and the phrase that names it."""
+
+    word: str
+    landmark: int
+    name: Phrase
 
 
 def targets_of(phrase: Phrase, facts: Facts) -> tuple[int, ...] | None:
@@ -48,7 +56,7 @@ def targets_of(phrase: Phrase, facts: Facts) -> tuple[int, ...] | None:
     things = facts.scene.things
     fitting = [index for index, thing in enumerate(things) if _looks(phrase, thing)]
     if phrase.relation is not None:
-        verdicts = [_related(phrase, facts, index) for index in fitting]
+        verdicts = [_related(phrase.relation, facts, index) for index in fitting]
         if None in verdicts:
             return None
         fitting = [index for index, holds in zip(fitting, verdicts, strict=True) if holds]
@@ -61,7 +69,7 @@ def targets_of(phrase: Phrase, facts: Facts) -> tuple[int, ...] | None:
     return tuple(fitting)
 
 
-def text_of(phrase: Phrase, scene: Scene, determiner: str = "the") -> str:
+def text_of(phrase: Phrase, determiner: str = "the") -> str:
     """The words of a phrase."""
     noun = phrase.shape or "shape"
     words = [determiner, phrase.best, phrase.size, phrase.colour]
@@ -69,7 +77,7 @@ def text_of(phrase: Phrase, scene: Scene, determiner: str = "the") -> str:
     if phrase.motion is not None:
         words.append(MOTION_WORDS[phrase.motion])
     if phrase.relation is not None:
-        words += [phrase.relation, text_of(landmark_phrase(scene, phrase.landmark), scene)]
+        words += [phrase.relation.word, text_of(phrase.relation.name)]
     return " ".join(word for word in words if word)
 
 
@@ -95,21 +103,25 @@ def landmark_phrase(scene: Scene, index: int) -> Phrase | None:
     return None
 
 
-def uses_of(phrase: Phrase, scene: Scene) -> tuple[str, ...]:
+def uses_of(phrase: Phrase) -> tuple[str, ...]:
     """What a phrase mentions: colour, shape, size, motion, relation, several."""
-    landmark = None if phrase.landmark is None else landmark_phrase(scene, phrase.landmark)
-    said = [name for name in ("colour", "shape", "size") if _says(phrase, landmark, name)]
-    said += ["motion"] if phrase.motion or phrase.relation in PASSING else []
+    named = [phrase] if phrase.relation is None else [phrase, phrase.relation.name]
+    said = [
+        name
+        for name in ("colour", "shape", "size")
+        if any(getattr(one, name) is not None for one in named)
+    ]
+    said += ["motion"] if phrase.motion or _is_passing(phrase) else []
     said += ["relation"] if phrase.best or phrase.relation else []
     return tuple(said + (["several"] if phrase.plural else []))
 
 
 def needs_of(phrase: Phrase, targets: tuple[int, ...], facts: Facts) -> tuple[str, ...]:
     """What cannot be left out: without it the phrase names other things, or nothing clearly."""
-    without = {name: replace(phrase, **{name: None}) for name in LOOKS}
-    without["relation"] = replace(phrase, best=None, relation=None, landmark=None)
-    if phrase.relation in PASSING:
-        without["motion"] = without["relation"]
+    slots = {name: {name: None} for name in LOOKS} | {"relation": {"best": None, "relation": None}}
+    if _is_passing(phrase):
+        slots["motion"] = slots["relation"]
+    without = {name: Phrase(**{**vars(phrase), **emptied}) for name, emptied in slots.items()}
     return tuple(
         name
         for name, shorter in without.items()
@@ -121,8 +133,8 @@ def _looks(phrase: Phrase, thing: Thing) -> bool:
     return all(getattr(phrase, name) in (None, getattr(thing, name)) for name in LOOKS)
 
 
-def _related(phrase: Phrase, facts: Facts, index: int) -> bool | None:
-    word, other = phrase.relation, phrase.landmark
+def _related(relation: Relation, facts: Facts, index: int) -> bool | None:
+    word, other = relation.word, relation.landmark
     if index == other:
         return False
     if word in SIDES:
@@ -132,5 +144,5 @@ def _related(phrase: Phrase, facts: Facts, index: int) -> bool | None:
     return holds(other, index) if turned else holds(index, other)
 
 
-def _says(phrase: Phrase, landmark: Phrase | None, name: str) -> bool:
-    return any(said is not None and getattr(said, name) for said in (phrase, landmark))
+def _is_passing(phrase: Phrase) -> bool:
+    return phrase.relation is not None and phrase.relation.word in PASSING

@@ -7,14 +7,12 @@ that list them. ``write_index`` returns labels of its expressions, for toy_world
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from projects.toy_world.layouts import davis, mevis, refcoco, sav
+from projects.toy_world.layouts.files import Records
 from projects.toy_world.world import World
-
-Records = Mapping[str, Sequence[Any]]  # split -> one record an item, in order
 
 
 class Layout(Protocol):

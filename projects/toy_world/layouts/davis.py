@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from projects.common.masks import write_palette_png
-from projects.toy_world.layouts.files import write_frames, write_lines
+from projects.toy_world.layouts.files import Records, write_frames, write_lines
 from projects.toy_world.scene import SceneSpec, sample_scene
 from projects.toy_world.world import World
 
-SPLITS = ("train", "val")
+SPLITS: tuple[str, ...] = ("train", "val")
 
 
 def write_item(world: World, split: str, index: int, root: Path) -> str:
@@ -34,7 +34,7 @@ def write_item(world: World, split: str, index: int, root: Path) -> str:
     return name
 
 
-def write_index(world: World, records: dict[str, list[str]], root: Path) -> dict[str, Any]:
+def write_index(world: World, records: Records, root: Path) -> dict[str, Any]:
     for split in SPLITS:
         write_lines(root / "DAVIS" / "ImageSets" / f"{split}.txt", records[split])
     return {}

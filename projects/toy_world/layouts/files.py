@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 
 from projects.common.video import write_jpeg
 from projects.toy_world.expressions import Expression
+
+Records = Mapping[str, Sequence[Any]]  # split -> one record an item, in order
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -25,7 +27,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def write_frames(folder: Path, frames: Sequence[np.ndarray]) -> list[str]:
+def write_frames(folder: Path, frames: np.ndarray) -> list[str]:
     """Write frames as 00000.jpg, ...; returns their names without suffix."""
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"{number:05d}" for number in range(len(frames))]

@@ -11,11 +11,11 @@ from typing import Any
 
 from projects.common.masks import encode_rle
 from projects.toy_world.expressions import Expression, write_expressions
-from projects.toy_world.layouts.files import labels_of, write_frames, write_json
+from projects.toy_world.layouts.files import Records, labels_of, write_frames, write_json
 from projects.toy_world.scene import SceneSpec, sample_scene
 from projects.toy_world.world import World
 
-SPLITS = ("train", "valid_u")
+SPLITS: tuple[str, ...] = ("train", "valid_u")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def write_item(world: World, split: str, index: int, root: Path) -> _Record:
     return _Record(name, frames, tracks, expressions)
 
 
-def write_index(world: World, records: dict[str, list[_Record]], root: Path) -> dict[str, Any]:
+def write_index(world: World, records: Records, root: Path) -> dict[str, Any]:
     labels: dict[str, Any] = {}
     for split in SPLITS:
         videos: dict[str, Any] = {}

@@ -20,11 +20,11 @@ from projects.common.masks import decode_polygons, encode_rle, mask_to_box, mask
 from projects.common.video import write_jpeg
 from projects.toy_world.drawing import SHAPES
 from projects.toy_world.expressions import Expression, write_expressions
-from projects.toy_world.layouts.files import labels_of, write_json
+from projects.toy_world.layouts.files import Records, labels_of, write_json
 from projects.toy_world.scene import Scene, SceneSpec, sample_scene
 from projects.toy_world.world import World
 
-SPLITS = ("train", "val", "testA", "testB")
+SPLITS: tuple[str, ...] = ("train", "val", "testA", "testB")
 _IDS_PER_SPLIT = 1_000_000  # an image keeps its id whatever the sizes of the splits
 _TWINS = {"testA": (0.0, 0.0, 0.0), "testB": (0.6, 0.2, 0.2)}
 
@@ -52,8 +52,10 @@ def write_item(world: World, split: str, index: int, root: Path) -> _Record:
     return _record(scene, image_id, expressions)
 
 
-def write_index(world: World, records: dict[str, list[_Record]], root: Path) -> dict[str, Any]:
-    images, annotations, refs = [], [], []
+def write_index(world: World, records: Records, root: Path) -> dict[str, Any]:
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    refs: list[dict[str, Any]] = []
     labels: dict[str, Any] = {}
     for split in SPLITS:
         for record in records[split]:
@@ -88,7 +90,9 @@ def _record(scene: Scene, image_id: int, expressions: list[Expression]) -> _Reco
 
 
 def _annotation(mask: np.ndarray, category: int, image_id: int, *, crowd: bool) -> dict[str, Any]:
-    x1, y1, x2, y2 = mask_to_box(mask)
+    box = mask_to_box(mask)
+    assert box is not None, "a scene in which a thing is not seen at all"
+    x1, y1, x2, y2 = box
     polygons = mask_to_polygons(mask)
     filled = decode_polygons(polygons, *mask.shape, where=f"image {image_id}")
     exact = not crowd and np.array_equal(filled, mask)  # a hole is lost in polygons

@@ -14,11 +14,11 @@ import numpy as np
 
 from projects.common.masks import encode_rle, write_binary_png
 from projects.common.video import write_mp4
-from projects.toy_world.layouts.files import write_frames, write_json, write_lines
+from projects.toy_world.layouts.files import Records, write_frames, write_json, write_lines
 from projects.toy_world.scene import Scene, SceneSpec, sample_scene
 from projects.toy_world.world import World
 
-SPLITS = ("train", "val")
+SPLITS: tuple[str, ...] = ("train", "val")
 FPS = 24
 ANNOTATED_EVERY = 4
 _IDS_PER_SPLIT = 500_000
@@ -42,7 +42,7 @@ def write_item(world: World, split: str, index: int, root: Path) -> str:
     return name
 
 
-def write_index(world: World, records: dict[str, list[str]], root: Path) -> dict[str, Any]:
+def write_index(world: World, records: Records, root: Path) -> dict[str, Any]:
     write_lines(root / "SA-V" / "sav_val.txt", records["val"])
     return {}
 
