@@ -62,9 +62,13 @@ class Answer:
     text: str
     masks: list[list[Rle]] = field(default_factory=list)
 
+    def mask(self, frame: int, segment: int = 0) -> np.ndarray:
+        """Mask of one [SEG] on one frame, bool [H, W]."""
+        return decode_rle(self.masks[segment][frame], where=f"mask of the answer {self.text!r}")
+
     def decoded(self, segment: int = 0) -> np.ndarray:
-        """Masks of one [SEG], bool [T, H, W]."""
-        return np.stack([decode_rle(rle, where=repr(self.text)) for rle in self.masks[segment]])
+        """Masks of one [SEG] on all frames, bool [T, H, W]."""
+        return np.stack([self.mask(frame, segment) for frame in range(len(self.masks[segment]))])
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from projects.common.masks import decode_rle, encode_rle
+from projects.common.masks import encode_rle
 from projects.llava_sam2.datasets.labels import Labels
 from projects.llava_sam2.datasets.rows import Expression, Row
 from projects.llava_sam2.evaluation.breakdown import Record, by_uses
@@ -100,7 +100,7 @@ def first_mask(answer: Answer, frame: int, size: tuple[int, int]) -> np.ndarray:
     """
     if not answer.masks:
         return np.zeros(size, dtype=bool)
-    return decode_rle(answer.masks[0][frame], where=f"prediction for {answer.text!r}")
+    return answer.mask(frame)
 
 
 def checked_labels(rows: Sequence[Row], labels: Labels | None) -> Labels:

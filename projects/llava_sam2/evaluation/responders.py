@@ -13,6 +13,7 @@ from projects.llava_sam2.datasets.frame_samplers import FrameSampler
 from projects.llava_sam2.datasets.inputs import GroundingInputs
 from projects.llava_sam2.datasets.rows import Expression, Row
 from projects.llava_sam2.datasets.templates import Templates
+from projects.llava_sam2.models.sa2va import Sa2VA
 from projects.llava_sam2.predictor import Answer, GroundedPredictor
 
 
@@ -64,8 +65,11 @@ class AskModel:
             use_visual=use_visual,
         )
 
-    def answer(self, model: Any, row: Row) -> list[Answer]:
-        predictor = GroundedPredictor(model=model, **self.settings)
+    def predictor(self, model: Sa2VA) -> GroundedPredictor:
+        return GroundedPredictor(model=model, **self.settings)
+
+    def answer(self, model: Sa2VA, row: Row) -> list[Answer]:
+        predictor = self.predictor(model)
         turns = [self.templates.first(expression.text) for expression in row.expressions]
         questions = [question for question, _ in turns]
         forced = [answer for _, answer in turns] if self.forced else None

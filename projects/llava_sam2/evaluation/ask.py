@@ -1,0 +1,101 @@
+"""One question about one file, asked the way a config's benchmarks ask; the answer as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from projects.common import registry
+from projects.common.video import IMAGE_SUFFIXES, open_video, read_image, write_mp4
+from projects.common.visualise import evenly, film_strip, legible_scale, overlay
+from projects.llava_sam2.evaluation.responders import AskModel
+from projects.llava_sam2.models.sa2va import Sa2VA
+from projects.llava_sam2.predictor import Answer, Frames
+
+_STRIP_FRAMES = 8
+
+
+def asker(tree: dict[str, Any]) -> AskModel:
+    """What the first benchmark of a config that asks the model uses to ask it.
+
+    Raises:
+        ValueError: the config has none.
+    """
+    for benchmark in tree.get("benchmarks", {}).values():
+        respond = benchmark.get("respond", {})
+        if "type" in respond and registry.resolve(respond["type"]) is AskModel:
+            return registry.build(respond)
+    raise ValueError("none of the config's benchmarks asks the model (respond=dict(type=AskModel))")
+
+
+def is_image(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def check_paths(source: Path, out: Path) -> None:
+    """Find out before the model is built whether the picture can be read and written.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the path.
+    """
+    if not source.exists():
+        raise FileNotFoundError(f"{source}: no such image, video or folder of frames")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"{out.parent}: no such folder to write {out.name} to")
+    suffixes = (*IMAGE_SUFFIXES,) if is_image(source) else (*IMAGE_SUFFIXES, ".mp4")
+    if out.suffix.lower() not in suffixes:
+        raise ValueError(f"{out}: an answer about {source} is written as {', '.join(suffixes)}")
+
+
+def ask_file(
+    model: Sa2VA, ask: AskModel, source: Path, expression: str, out: Path, *, fps: float = 6.0
+) -> Answer:
+    """Ask about an image, an mp4 or a folder of frames, and draw the first mask of the answer.
+
+    Args:
+        model: in eval mode.
+        ask: see :func:`asker`.
+        expression: what to segment.
+        out: an image (of a video: a strip of frames), or an mp4 for a video.
+        fps: of an mp4 made from a folder of frames.
+    """
+    question, _ = ask.templates.first(expression)
+    predictor = ask.predictor(model)
+    if is_image(source):
+        image = read_image(source)
+        (answer,) = predictor.image(image, [question], name=str(source))
+        _save(out, overlay(image, masks_of(answer, image[None], [0]), scale=legible_scale(image)))
+        return answer
+    video = open_video(source)
+    (answer,) = predictor.video(video, [question], name=str(source))
+    if out.suffix.lower() == ".mp4":
+        write_mp4(out, _overlaid(video, answer), getattr(video, "fps", fps))
+    else:
+        shown = evenly(len(video), _STRIP_FRAMES)
+        frames = video.read(shown)
+        strip = film_strip(frames, masks_of(answer, frames, shown), scale=legible_scale(frames[0]))
+        _save(out, strip)
+    return answer
+
+
+def masks_of(answer: Answer, frames: np.ndarray, indices: Sequence[int]) -> np.ndarray:
+    """The first mask of an answer on some frames [T, H, W, 3], bool [T, H, W]; empty without."""
+    if not answer.masks:
+        return np.zeros(frames.shape[:3], dtype=bool)
+    return np.stack([answer.mask(index) for index in indices])
+
+
+def _overlaid(video: Frames, answer: Answer) -> Iterator[np.ndarray]:
+    for index in range(len(video)):
+        frame = video[index]
+        yield overlay(frame, masks_of(answer, frame[None], [index]), scale=legible_scale(frame))
+
+
+def _save(path: Path, image: np.ndarray) -> None:
+    partial = path.with_name(f".tmp_{path.name}")
+    Image.fromarray(image).save(partial)
+    partial.replace(path)

@@ -1,0 +1,75 @@
+"""The question behind ``tools/predict.py``: what is drawn, and what is refused before any work."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from projects.common.conversation import load_tokenizer
+from projects.common.video import open_video
+from projects.common.visualise import legible_scale, overlay
+from projects.llava_sam2.datasets.frame_samplers import UniformFrames
+from projects.llava_sam2.datasets.templates import Templates
+from projects.llava_sam2.evaluation.ask import ask_file, asker, check_paths
+from projects.llava_sam2.evaluation.refer_image import ReferImageBenchmark
+from projects.llava_sam2.evaluation.responders import AskModel, Trivial
+from tests.llava_sam2.datasets.tiny import save_jpeg, write_tokenizer
+from tests.llava_sam2.evaluation.tiny_model import Script, toy_model
+
+TEMPLATES = Templates(questions=["segment {expression} ."], answers=["sure it is [SEG] ."])
+
+
+@pytest.fixture
+def clip(tmp_path):
+    for number in range(4):
+        save_jpeg(tmp_path / "clip" / f"{number:05d}.jpg", number)
+    return tmp_path / "clip"
+
+
+def test_an_image_and_a_video_are_drawn(tmp_path, clip):
+    model, inputs = toy_model(tmp_path / "tokenizer")
+    ask = AskModel(inputs=inputs, templates=TEMPLATES, frames=UniformFrames(num=2))
+    Script(model, "sure it is [SEG] .")
+    out = tmp_path / "out.png"
+    answer = ask_file(model, ask, clip / "00001.jpg", "red square", out)
+    image = np.asarray(Image.open(clip / "00001.jpg"))
+    expected = overlay(image, answer.decoded(), scale=legible_scale(image))
+    np.testing.assert_array_equal(np.asarray(Image.open(out)), expected)
+    assert not np.array_equal(expected, overlay(image, answer.decoded() & False, scale=8))
+
+    Script(model, "sure it is [SEG] .")
+    answer = ask_file(model, ask, clip, "red square", tmp_path / "strip.png")
+    assert answer.decoded().shape == (4, 20, 32)
+    height, width, _ = np.asarray(Image.open(tmp_path / "strip.png")).shape
+    assert width > 4 * 32 * height / 20 * 0.95  # four frames beside one another
+
+    Script(model, "sure it is .")
+    answer = ask_file(model, ask, clip, "red square", tmp_path / "film.mp4", fps=5)
+    assert (answer.text, answer.masks) == ("sure it is .", [])
+    assert len(open_video(tmp_path / "film.mp4")) == 4
+
+
+def test_wrong_paths_are_refused_first(tmp_path, clip):
+    with pytest.raises(FileNotFoundError, match="nowhere.jpg: no such"):
+        check_paths(tmp_path / "nowhere.jpg", tmp_path / "o.png")
+    with pytest.raises(FileNotFoundError, match="missing: no such folder to write o.png to"):
+        check_paths(clip, tmp_path / "missing" / "o.png")
+    with pytest.raises(ValueError, match=r"o\.mp4: an answer about .* is written as \.jpg"):
+        check_paths(clip / "00000.jpg", tmp_path / "o.mp4")
+    check_paths(clip, tmp_path / "o.mp4")
+
+
+def test_the_config_says_how_to_ask(tmp_path):
+    tokenizer = dict(type=load_tokenizer, path=str(write_tokenizer(tmp_path / "t")))
+    trivial = dict(type=ReferImageBenchmark, respond=dict(type=Trivial, kind="random"))
+    respond = dict(
+        type=AskModel,
+        inputs=dict(type=lambda tokenizer: tokenizer, tokenizer=tokenizer),
+        templates=dict(type=Templates, questions=["find {expression}"]),
+    )
+    asks = dict(type=ReferImageBenchmark, respond=respond)
+    found = asker({"benchmarks": {"a": trivial, "b": asks}})
+    assert found.templates.first("dog")[0] == "find dog"
+    with pytest.raises(ValueError, match="none of the config's benchmarks asks the model"):
+        asker({"benchmarks": {"a": trivial}})
