@@ -13,7 +13,7 @@ from torch import nn
 
 from projects.common.engine.optim import TrainableGroups
 
-KEYS = ("layer_decay", "encoder_lr_mult")
+DEFAULTS = {"layer_decay": 1.0, "encoder_lr_mult": 1.0}
 
 
 class LayerDecayGroups(TrainableGroups):
@@ -23,15 +23,21 @@ class LayerDecayGroups(TrainableGroups):
     image encoder as a share of the base rate).
     """
 
-    def _validate_cfg(self) -> None:
-        unknown = sorted(set(self.paramwise_cfg) - set(KEYS))
+    def __init__(
+        self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, float] | None = None
+    ) -> None:
+        paramwise_cfg = paramwise_cfg or {}
+        unknown = sorted(set(paramwise_cfg) - set(DEFAULTS))
         if unknown:
-            raise ValueError(f"optim_wrapper.paramwise_cfg: unknown {unknown}; known are {KEYS}")
+            raise ValueError(
+                f"optim_wrapper.paramwise_cfg: unknown {unknown}; LayerDecayGroups knows "
+                f"{sorted(DEFAULTS)}"
+            )
+        super().__init__(optim_wrapper_cfg, DEFAULTS | paramwise_cfg)
 
     def add_params(self, params: list[dict[str, Any]], module: nn.Module, **_: Any) -> None:
         """One entry per parameter; equal ones are merged by the base class."""
-        decay = self.paramwise_cfg.get("layer_decay", 1.0)
-        encoder = self.paramwise_cfg.get("encoder_lr_mult", 1.0)
+        decay, encoder = (self.paramwise_cfg[key] for key in DEFAULTS)
         blocks = _count_blocks(module)
         plain = _without_weight_decay(module)
         for name, parameter in module.named_parameters():

@@ -141,7 +141,10 @@ def test_the_first_answer_learns_from_the_last_frame(clip_batch):
 def test_rows_of_several_videos_equal_each_video_alone(random_sam2, clip, clip_batch):
     """Same plan: what a clip gets and predicts does not depend on its neighbours in the batch."""
     plan = PromptPlan(
-        conditioning=[0, 2], mask_prompts=False, correction=frozenset({0}), box_frames=frozenset({2})
+        conditioning=[0, 2],
+        mask_prompts=False,
+        correction=frozenset({0}),
+        box_frames=frozenset({2}),
     )
     unroll = unroll_with(plan)
     together = clip_batch(frames=3, objects=(2, 1), seed=4)
@@ -222,9 +225,7 @@ def test_a_few_steps_learn_a_clip(clip_batch):
     """Overfitting one clip: the mask of the tracked frame becomes right."""
     model = toy_sam2(seed=0)
     batch = clip_batch(frames=2, objects=(1,), seed=2)
-    unroll = unroll_with(
-        MASK_FIRST, policy=TrackingPolicy(hide_absent=False), resolution="logits"
-    )
+    unroll = unroll_with(MASK_FIRST, policy=TrackingPolicy(hide_absent=False), resolution="logits")
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for _ in range(20):
         losses = unroll(model, batch)

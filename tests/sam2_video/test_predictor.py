@@ -1,0 +1,234 @@
+"""The video predictor: it is the training's forward, object by object, frame by frame."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from projects.sam2_video.losses import MultiStepMaskLoss
+from projects.sam2_video.modeling.tracker import Tracker, TrackingPolicy
+from projects.sam2_video.predictor import ObjectPrompt, VideoPredictor
+from projects.sam2_video.prompting import PromptPlan, PromptSimulator
+from projects.sam2_video.toy import toy_sam2
+from projects.sam2_video.train_model import TrainingUnroll
+
+
+class Planned(PromptSimulator):
+    def __init__(self, plan):
+        super().__init__(num_correction_clicks=0)
+        self.fixed = plan
+
+    def plan(self, promptable, rng):
+        return self.fixed
+
+
+@pytest.fixture(scope="module")
+def tracker_model():
+    """Random weights whose masks are neither empty nor full, so that equality says something."""
+    model = toy_sam2(seed=5)
+    with torch.no_grad():
+        model.blocks.mask_decoder.pred_obj_score_head.proj_out.bias.fill_(3.0)
+    return model.eval()
+
+
+def as_video(clip):
+    return clip.frames.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def mask_prompts(clip, frame=0):
+    return [
+        ObjectPrompt(key, frame, mask=clip.masks[frame, row].numpy())
+        for row, key in enumerate(clip.object_ids)
+    ]
+
+
+def run(model, video, prompts, policy=None, **options):
+    predictor = VideoPredictor(model, policy=policy or TrackingPolicy())
+    return dict(predictor.propagate(video, prompts, **options))
+
+
+@pytest.mark.parametrize("mask_prompt", [True, False])
+def test_it_is_the_training_forward(tracker_model, clip, clip_batch, monkeypatch, mask_prompt):
+    batch = clip_batch(frames=4, objects=(3,), seed=2)
+    sample = clip(frames=4, objects=3, seed=2)
+    plan = PromptPlan(conditioning=[0], mask_prompts=mask_prompt)
+    unroll = TrainingUnroll(simulator=Planned(plan), loss=MultiStepMaskLoss())
+    given = []
+    original = Tracker.decode
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Tracker, "decode", lambda self, f, p, **k: given.append(p) or original(self, f, p, **k)
+        )
+        with torch.no_grad():
+            steps = unroll.steps(tracker_model, batch)
+    prompts = mask_prompts(sample)
+    if not mask_prompt:
+        prompts = [
+            ObjectPrompt(row, 0, points=given[0].points[row].numpy(), labels=np.array([1]))
+            for row in range(3)
+        ]
+    predicted = run(tracker_model, as_video(sample), prompts)
+    assert list(predicted) == [0, 1, 2, 3]
+    for step in steps:
+        best = step.candidates.iou.argmax(1)
+        logits = step.candidates.masks[torch.arange(3), best][:, None]
+        trained = F.interpolate(logits, (96, 96), mode="bilinear", align_corners=False)[:, 0] > 0
+        assert 0.02 < trained.float().mean() < 0.98
+        assert (trained.numpy() == predicted[step.frame]).mean() > 0.9999
+
+
+def test_a_given_mask_is_the_answer_on_its_frame(tracker_model, clip):
+    sample = clip(frames=2, objects=2, seed=1)
+    predicted = run(tracker_model, as_video(sample), mask_prompts(sample))
+    truth = sample.masks[0].numpy()
+    overlap = (predicted[0] & truth).sum((1, 2)) / (predicted[0] | truth).sum((1, 2))
+    assert (overlap > 0.85).all()  # up to the resolution of the logits
+
+
+def test_objects_do_not_see_each_other(tracker_model, clip):
+    """Late objects and several kinds of prompts in one call equal one call per object."""
+    sample = clip(frames=5, objects=4, seed=3)
+    video = as_video(sample)
+    prompts = [
+        ObjectPrompt(10, 0, mask=sample.masks[0, 0].numpy()),
+        ObjectPrompt(11, 2, box=np.array([20.0, 25, 50, 50])),
+        ObjectPrompt(12, 0, points=np.array([[30.0, 40]]), labels=np.array([1])),
+        ObjectPrompt(13, 0, points=np.array([[9.0, 8], [70, 70]]), labels=np.array([1, 0])),
+        ObjectPrompt(12, 3, mask=sample.masks[3, 2].numpy()),
+    ]
+    together = run(tracker_model, video, prompts)
+    assert list(together) == [0, 1, 2, 3, 4]
+    assert not together[0][1].any() and not together[1][1].any()  # 11 is not there yet
+    for row, key in enumerate((10, 11, 12, 13)):
+        alone = run(tracker_model, video, [p for p in prompts if p.object_id == key])
+        for frame, masks in alone.items():
+            assert (masks[0] == together[frame][row]).mean() > 0.999
+    assert together[2][1].any()
+
+
+def test_backward_is_forward_on_the_reversed_video(tracker_model, clip):
+    sample = clip(frames=5, objects=2, seed=6)
+    video = as_video(sample)
+    back = run(tracker_model, video, mask_prompts(sample, 4), direction="backward")
+    assert list(back) == [4, 3, 2, 1, 0]
+    mirrored = [
+        ObjectPrompt(prompt.object_id, 0, mask=prompt.mask) for prompt in mask_prompts(sample, 4)
+    ]
+    forth = run(tracker_model, video[::-1], mirrored)
+    for frame, masks in back.items():
+        assert (masks == forth[4 - frame]).mean() > 0.9999
+
+
+def test_both_directions_cover_each_frame_once(tracker_model, clip):
+    sample = clip(frames=5, objects=1, seed=6)
+    video = as_video(sample)
+    prompts = mask_prompts(sample, 2)
+    predictor = VideoPredictor(tracker_model)
+    frames = [frame for frame, _ in predictor.propagate(video, prompts, direction="both")]
+    assert frames == [2, 3, 4, 1, 0]
+    both = dict(predictor.propagate(video, prompts, direction="both"))
+    back = dict(predictor.propagate(video, prompts, direction="backward"))
+    assert all(np.array_equal(both[frame], back[frame]) for frame in (1, 0))
+    near = [f for f, _ in predictor.propagate(video, prompts, direction="both", max_frames=2)]
+    assert near == [2, 3, 1]
+
+
+class LazyVideo:
+    """Notes which frames are read."""
+
+    def __init__(self, length, shape):
+        self.length, self.shape, self.read = length, shape, []
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        return np.random.default_rng(index).integers(0, 255, (*self.shape, 3), dtype=np.uint8)
+
+
+def test_frames_are_read_when_they_are_needed_and_memory_is_bounded(tracker_model, monkeypatch):
+    banks = []
+    new_memory = Tracker.new_memory
+
+    def noting(self, **options):
+        banks.append(new_memory(self, **options))
+        return banks[-1]
+
+    monkeypatch.setattr(Tracker, "new_memory", noting)
+    video = LazyVideo(40, (48, 64))
+    prompt = ObjectPrompt(1, 0, box=np.array([5.0, 5, 30, 30]))
+    sizes = []
+    for frame, masks in VideoPredictor(tracker_model).propagate(video, [prompt]):
+        assert masks.shape == (1, 48, 64) and masks.dtype == bool
+        assert max(video.read) == frame
+        (bank,) = banks
+        with_memory = [seen for seen in bank.tracked.values() if seen.memory is not None]
+        sizes.append((len(bank.tracked), len(with_memory)))
+    assert sizes[-1] == sizes[20] and sizes[-1][0] <= 8 and sizes[-1][1] <= 7
+
+
+def test_prompts_are_scaled_to_the_input(tracker_model, monkeypatch):
+    prompts_seen = []
+    step = Tracker.step
+    monkeypatch.setattr(
+        Tracker,
+        "step",
+        lambda self, *a, **k: prompts_seen.append(k["prompt"]) or step(self, *a, **k),
+    )
+    video = np.zeros((1, 48, 192, 3), np.uint8)
+    mask = np.zeros((48, 192), bool)
+    mask[12:36, 48:144] = True
+    prompts = [
+        ObjectPrompt(1, 0, points=np.array([[100.0, 24]]), labels=np.array([1])),
+        ObjectPrompt(
+            2, 0, box=np.array([0, 12, 192, 48]), points=np.array([[2.0, 3]]), labels=np.array([0])
+        ),
+        ObjectPrompt(3, 0, mask=mask),
+    ]
+    run(tracker_model, video, prompts)
+    (mixed,) = prompts_seen
+    (given, of_mask), (pointed, of_points) = mixed.parts
+    assert given.tolist() == [2] and pointed.tolist() == [0, 1]
+    assert of_points.points[0, 0].tolist() == [50, 48]
+    assert of_points.points[1].tolist() == [[0, 24], [96, 96], [1, 6]]
+    assert of_points.labels.tolist() == [[1, -1, -1], [2, 3, 0]]
+    square = of_mask.mask[0, 0]
+    assert square[24:72, 24:72].all() and square.sum() == 48 * 48
+
+
+def test_the_model_is_left_as_it_was(clip):
+    model = toy_sam2(seed=0).train()
+    model.blocks.vision_encoder.eval()
+    sample = clip(frames=2, objects=1, seed=0)
+    for _ in VideoPredictor(model).propagate(as_video(sample), mask_prompts(sample)):
+        assert model.training and model.blocks.mask_decoder.training
+        assert not model.blocks.vision_encoder.training
+        assert torch.is_grad_enabled()
+
+
+def test_mistakes_are_named(tracker_model):
+    video = np.zeros((3, 32, 32, 3), np.uint8)
+    predictor = VideoPredictor(tracker_model)
+    box = np.array([1, 1, 9, 9])
+    with pytest.raises(ValueError, match="at least one prompt"):
+        predictor.propagate(video, [])
+    with pytest.raises(ValueError, match="object 4 on frame 3: the video has 3 frames"):
+        predictor.propagate(video, [ObjectPrompt(4, 3, box=box)])
+    with pytest.raises(ValueError, match="two prompts of object 4 on frame 1"):
+        predictor.propagate(video, [ObjectPrompt(4, 1, box=box), ObjectPrompt(4, 1, box=box)])
+    with pytest.raises(ValueError, match="direction"):
+        predictor.propagate(video, [ObjectPrompt(4, 1, box=box)], direction="sideways")
+    with pytest.raises(ValueError, match=r"mask of object 2 .* \(9, 9\), the frame \(32, 32\)"):
+        prompt = ObjectPrompt(2, 0, mask=np.ones((9, 9), bool))
+        next(predictor.propagate(video, [prompt]))
+    with pytest.raises(ValueError, match="give points, a box or a mask"):
+        ObjectPrompt(1, 0)
+    with pytest.raises(ValueError, match="not both"):
+        ObjectPrompt(1, 0, box=box, mask=np.ones((2, 2), bool))
+    with pytest.raises(ValueError, match="2 points and 1 labels"):
+        ObjectPrompt(1, 0, points=np.zeros((2, 2)), labels=np.array([1]))
+    with pytest.raises(ValueError, match="no propagation decoder"):
+        VideoPredictor(tracker_model, decoder="propagation")
