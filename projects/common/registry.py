@@ -101,11 +101,10 @@ def raise_mistakes(found: list[str]) -> None:
 
 
 def _registered(name: str) -> Any:
+    importlib.import_module("mmengine.runner")  # its classes register when they are imported
     for value in vars(mmengine.registry).values():
-        if isinstance(value, mmengine.registry.Registry):
-            value.import_from_location()  # mmengine registers its classes on demand
-            if name in value.module_dict:
-                return value.module_dict[name]
+        if isinstance(value, mmengine.registry.Registry) and name in value.module_dict:
+            return value.module_dict[name]
     raise ValueError(f"type {name!r} is in no registry of mmengine: write its dotted path")
 
 

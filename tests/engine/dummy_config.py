@@ -2,6 +2,7 @@ from mmengine.optim import CosineAnnealingLR, LinearLR, OptimWrapper
 from torch.optim import AdamW
 
 from tests.engine.dummy import DummyDataset, DummyModel, collate
+from tests.engine.dummy_benchmark import DummyBenchmark
 
 model = dict(type=DummyModel, width=8, dropout=0.25)
 train_dataloader = dict(
@@ -27,3 +28,7 @@ param_scheduler = [
 checkpoint = dict(interval=4, keep=2)
 log = dict(interval=1)
 seed = 3
+benchmarks = dict(
+    held_out=dict(type=DummyBenchmark, dataset=dict(type=DummyDataset, task="sum", length=5)),
+    other=dict(type=DummyBenchmark, dataset=dict(type=DummyDataset, task="first", length=3)),
+)
