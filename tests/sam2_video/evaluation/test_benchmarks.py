@@ -160,7 +160,7 @@ def test_one_click_and_one_box_per_object(image_source):
     assert len(model.prompts) == 6 and all(prompt.frame == 0 for prompt in model.prompts)
     assert [record["object"] for record in records] == ["1", "2", "3"]
     truths = image_source[0].read_masks(0)
-    for record, (key, truth) in zip(records, truths.items(), strict=True):
+    for record, truth in zip(records, truths.values(), strict=True):
         x, y = record["click"]
         assert truth[y, x]
         rows, columns = np.nonzero(truth)
