@@ -142,7 +142,9 @@ def rename(state: State, rules: Sequence[Rename], *, where: str) -> State:
     """
     compiled = [(re.compile(rule.pattern), rule.target) for rule in rules]
     renamed: State = {}
-    unmatched, ambiguous, clashes = [], [], []
+    unmatched: list[str] = []
+    ambiguous: list[str] = []
+    clashes: list[str] = []
     for key, value in state.items():
         hits = [m.expand(target) for pattern, target in compiled if (m := pattern.fullmatch(key))]
         if len(hits) != 1:

@@ -19,13 +19,13 @@ class ResidualDropPath:
         self.images = 0
         self.attention_path = DropPath(rate)
         self.mlp_path = DropPath(rate)
-        block.register_forward_pre_hook(self._note_images, with_kwargs=True)
+        # not the block's own hook: recomputing activations runs its forward without it
+        block.layer_norm1.register_forward_pre_hook(self._note_images)
         block.attn.register_forward_hook(self._drop_attention)
         block.mlp.register_forward_hook(self._drop_mlp)
 
-    def _note_images(self, block: nn.Module, args: tuple, kwargs: dict) -> None:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        self.images = hidden.shape[0]
+    def _note_images(self, norm: nn.Module, args: tuple) -> None:
+        self.images = args[0].shape[0]
 
     def _drop_attention(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         return self._drop(self.attention_path, module, output)

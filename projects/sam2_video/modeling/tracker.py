@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .blocks import Sam2
+from .blocks import MASK_BIAS, MASK_SCALE, Sam2
 from .memory import MemoryBank
 from .typed import FrameFeatures, FrameOutput, MixedPrompt, Prompt
 
@@ -285,7 +285,7 @@ def paste_masks(masks: Tensor, prompt: AnyPrompt) -> Tensor:
     """Full-resolution logits with the rows of mask prompts replaced by the masks as given."""
     for index, part in _prompt_parts(prompt):
         if part.mask is not None:
-            given = part.mask.to(masks) * 20.0 - 10.0
+            given = part.mask.to(masks) * MASK_SCALE + MASK_BIAS
             if len(index) == len(masks):
                 return given
             masks = masks.index_copy(0, index.to(masks.device), given)
