@@ -102,7 +102,7 @@ def _compiled_ops() -> dict[str, Any]:
             f"it; offloading the optimizer to the CPU would"
         )
     else:
-        meaning = "fused optimizers can be built on first use, offloading included"
+        meaning = "the tools to build fused and offloaded optimizers on first use are there"
     present = version("deepspeed") is not None and not missing
     return {"name": "deepspeed ops", "present": present, "version": None, "meaning": meaning}
 
