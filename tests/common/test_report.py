@@ -514,6 +514,15 @@ def test_the_page_shows_scores_curves_pictures_times_and_machine(work_dir: Path)
     assert "the circle moving right" in page.text
 
 
+def test_only_a_toy_is_called_one(work_dir: Path, tmp_path: Path) -> None:
+    page = report_of(work_dir)
+    assert "What this toy model cannot do" in page.text and "photographs" in page.text
+    write_json(tmp_path / "real" / "scores.json", {"refcoco_val/cIoU": 0.4})
+    page = report_of(tmp_path / "real")
+    assert "What this model cannot do" in page.text and "photographs" not in page.text
+    assert "cIoU 0.400, below 0.50" in page.text
+
+
 def test_text_from_records_is_escaped(work_dir: Path) -> None:
     text = write_report(read_results(work_dir), {}).read_text()
     assert NASTY not in text

@@ -13,6 +13,7 @@ from projects.common import visualise
 from projects.common.progress import Progress, duration
 from projects.common.report import charts, examples
 from projects.common.report.page_scores import (
+    is_toy,
     limits_section,
     percent,
     score_tiles,
@@ -65,7 +66,7 @@ def _page(results: Results, tables: list[Table], sections: Mapping[str, str]) ->
     titles = {
         "pictures": "What it sees",
         "scores": "Scores",
-        "limits": "What this toy model cannot do",
+        "limits": f"What this {'toy ' if is_toy(tables) else ''}model cannot do",
         "training": "Training",
         "run": "Time, machine and settings",
         "notes": "Missing parts",

@@ -57,6 +57,11 @@ def scores_section(tables: list[Table], counts: Counts) -> str:
     return "".join(parts)
 
 
+def is_toy(tables: Sequence[Table]) -> bool:
+    """Whether this is the toy world: only there it is known what expressions use."""
+    return any(table.families for table in tables)
+
+
 def _score_table(table: Table, counts: Mapping[str | None, int]) -> str:
     """The leading metric: families down, this model and what it is compared with across."""
     title = (
@@ -149,8 +154,9 @@ def limits_section(tables: list[Table], counts: Counts) -> str:
             )
         lines = "".join(f"<li>{html.escape(item)}</li>" for item in items)
         parts.append(f"<h4>{html.escape(limits.name)}</h4><ul>{lines}</ul>")
-    parts.append(
-        "<p>Nor anything outside the drawn world that it was trained on: the scores say nothing "
-        "about photographs or films.</p>"
-    )
+    if is_toy(tables):
+        parts.append(
+            "<p>Nor anything outside the drawn world that it was trained on: the scores say "
+            "nothing about photographs or films.</p>"
+        )
     return f'<div class="card warn">{"".join(parts)}</div>'
