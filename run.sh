@@ -200,7 +200,10 @@ case "$verb" in
     "") main_job ;;
     --help) exec bash run.sh help ;;
     --*) main_job "$verb" "$@" ;;
-    setup) setup && say "$VENV is ready" ;;
+    setup)
+        setup
+        say "$VENV is ready"
+        ;;
     train)
         setup
         exec bash tools/dist.sh train "$@"
