@@ -53,7 +53,7 @@ MOMENTS = {  # a checkpoint is saved at steps 4, 8, 12 and 16
     "in the middle of a step": Kill("tests.engine.dummy:DummyModel.loss", call=11, moment="after"),
     "in a loss line": Kill("projects.common.engine.hooks.metrics:MetricsHook._write", call=10),
     "while weights are written": Kill(
-        "projects.common.engine.resume:save_file", call=2, moment="torn"
+        "projects.common.engine.checkpoints:save_file", call=2, moment="torn"
     ),
     "before the folder is renamed": Kill(f"{CHECKPOINTS}:_sync", call=9),
     "between the folder and its pointer": Kill(f"{CHECKPOINTS}:write_text", call=5),

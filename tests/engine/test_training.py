@@ -199,6 +199,19 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
         checkpoints.read_training_state(tmp_path)
 
 
+def test_other_frozen_parameters_are_noticed(single, tmp_path):
+    """The checkpoint lacks the frozen layer; beside another one its weights mean nothing."""
+    tree = plain(load_config(CONFIG))
+    right, wrong = build_model(tree, seed=3), build_model(tree, seed=4)
+    checkpoints.load_model(right, single)
+    before = wrong.head.weight.clone()
+    with pytest.raises(ValueError, match="2 of 2 differ .frozen.bias, frozen.weight."):
+        checkpoints.load_model(wrong, single)
+    assert torch.equal(wrong.head.weight, before)
+    run = train(tmp_path / "run", "--resume", str(single / "iter_12.pth"), "--seed", "4")
+    assert run.exit_codes == [1] and "2 of 2 differ" in run.output
+
+
 def test_the_dumped_config_is_the_config(single):
     """What a run writes beside its checkpoints starts the same run again."""
     dumped = load_config(single / "dummy_config.py")

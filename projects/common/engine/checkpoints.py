@@ -12,6 +12,7 @@ work_dir/
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -19,13 +20,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from projects.common.checkpoint import LoadReport, load_state, read_state
 
 WEIGHTS, STATE, OPTIMIZER, EXTRA = "model.safetensors", "state.json", "optimizer.pt", "extra.pt"
 LAST = "last_checkpoint"
 _NAME = re.compile(r"iter_(\d+)\.pth")
+_FROZEN = "frozen_parameters"
 _UNFINISHED = (".tmp_", ".old_")  # left over by a killed run
 
 
@@ -147,6 +151,39 @@ def weights_file(path: str | Path) -> Path:
     return path
 
 
+def frozen_fingerprints(module: nn.Module) -> dict[str, str]:
+    """A short hash of every parameter that does not train, from its shape and 256 of its values.
+
+    A checkpoint lacks these parameters, so whoever loads it must have the same ones; the hashes
+    tell when they do not (another pretrained file, another seed, a forgotten first stage).
+    """
+    hashes = {}
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            values = parameter.detach().flatten()
+            picked = values[:: max(len(values) // 256, 1)].float().cpu()
+            digest = hashlib.blake2b(str(list(parameter.shape)).encode(), digest_size=6)
+            digest.update(picked.numpy().tobytes())
+            hashes[name] = digest.hexdigest()
+    return hashes
+
+
+def check_frozen(saved: dict[str, str], current: dict[str, str], where: str) -> None:
+    """Compare :func:`frozen_fingerprints` of a checkpoint and a model.
+
+    Raises:
+        ValueError: some differ, with the count and the first few.
+    """
+    other = sorted(name for name in saved if current.get(name, saved[name]) != saved[name])
+    if other:
+        shown = ", ".join(other[:3])
+        raise ValueError(
+            f"{where} was trained beside other frozen parameters: {len(other)} of {len(saved)} "
+            f"differ ({shown}{', ...' if len(other) > 3 else ''}); build the model from the same "
+            "pretrained files and seed as in training"
+        )
+
+
 def load_model(model: nn.Module, path: str | Path, *, partial: bool = False) -> LoadReport:
     """Load weights into a model, strictly.
 
@@ -156,13 +193,30 @@ def load_model(model: nn.Module, path: str | Path, *, partial: bool = False) -> 
         partial: the file may lack any part of the model (weights to start anew from).
 
     Raises:
-        ValueError: names or shapes that do not line up; nothing is loaded then.
+        ValueError: names or shapes that do not line up, or frozen parameters that are not those
+            of the training; nothing is loaded then.
         FileNotFoundError: no such file.
     """
     file = weights_file(path)
     saved = set(names_to_save(model))
     spared = ["*"] if partial else [name for name in model.state_dict() if name not in saved]
+    if not partial and file.suffix == ".safetensors":
+        check_frozen(read_fingerprints(file), frozen_fingerprints(model), str(file))
     return load_state(model, read_state(file), allow_missing=spared, where=str(file))
+
+
+def read_fingerprints(file: Path) -> dict[str, str]:
+    """What :func:`save_weights` noted in a file; empty for files of others."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return json.loads((opened.metadata() or {}).get(_FROZEN, "{}"))
+    except SafetensorError as error:
+        raise ValueError(f"{file} is not a whole safetensors file: {error}") from error
+
+
+def save_weights(weights: dict[str, Tensor], path: Path, frozen: dict[str, str]) -> None:
+    """Write a weights file that remembers the frozen parameters it belongs to."""
+    save_file(weights, path, metadata={_FROZEN: json.dumps(frozen)})
 
 
 def _discard(path: Path) -> None:

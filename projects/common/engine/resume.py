@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from mmengine.logging import HistoryBuffer, MessageHub
-from safetensors.torch import save_file
 
 from projects.common.engine import checkpoints
 from projects.common.engine.distributed import barrier, get_rank, get_world_size
@@ -29,7 +28,7 @@ def save_training(runner: Any, folder: Path, *, step: int, keep: int) -> None:
     extra: dict[str, Any] = {}
     runner.call_hook("before_save_checkpoint", checkpoint=extra)  # hooks with a state (EMA)
     if get_rank() == 0:
-        save_file(weights, partial / checkpoints.WEIGHTS)
+        checkpoints.save_weights(weights, partial / checkpoints.WEIGHTS, runner.frozen)
         if extra:
             torch.save(extra, partial / checkpoints.EXTRA)
         state = _training_state(runner, step)
@@ -44,11 +43,13 @@ def restore_training(runner: Any, folder: Path) -> int:
     """Load a checkpoint folder into a prepared runner; returns the step it stands at.
 
     Raises:
-        ValueError: saved by another launcher, where that matters.
+        ValueError: saved by another launcher, or beside other frozen parameters.
         FileNotFoundError: not a checkpoint folder.
     """
     state = checkpoints.read_training_state(folder)
     check_launcher(state["launcher"], runner.strategy.kind, folder)
+    saved = checkpoints.read_fingerprints(folder / checkpoints.WEIGHTS)
+    checkpoints.check_frozen(saved, runner.frozen, str(folder))
     runner.strategy.load_training(folder)
     for scheduler, saved in zip(_schedulers(runner), state["schedulers"], strict=True):
         scheduler.load_state_dict(saved)

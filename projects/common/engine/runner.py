@@ -36,6 +36,7 @@ class Runner(FlexibleRunner):
     """mmengine's runner with our checkpoints: exact, whole, and read without executing anything."""
 
     resume_folder: Path | None = None
+    frozen: dict[str, str]  # fingerprints of what does not train
     _has_loaded: bool
 
     def load_or_resume(self) -> None:
@@ -90,8 +91,10 @@ def build_runner(
         report = checkpoints.load_model(model, load_from or tree["load_from"], partial=True)
         strategy.logger.info(str(report))
     _log_parameters(strategy.logger, model)
+    frozen = checkpoints.frozen_fingerprints(model)  # before ZeRO-3 cuts it into pieces
     runner = _assemble(cfg, tree, strategy, model, loader, work_dir, seed)
     runner.resume_folder = folder
+    runner.frozen = frozen
     return runner
 
 

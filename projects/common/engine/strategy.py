@@ -43,8 +43,8 @@ class PlainState:
 
     def load_training(self, folder: Path) -> None:
         """Load weights and optimizer state of a checkpoint folder."""
-        checkpoints.load_model(self.module, folder)
         state = torch.load(folder / checkpoints.OPTIMIZER, map_location="cpu", weights_only=True)
+        checkpoints.load_model(self.module, folder)
         self.optim_wrapper.load_state_dict(state)
 
     def grad_norm(self) -> float | None:
