@@ -23,6 +23,13 @@ IMAGE_PLACEHOLDER = "<image>"  # in questions; never reaches the tokenizer
 IMAGE_START, IMAGE_CONTEXT, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
 SEG = "[SEG]"
 GROUNDING_TOKENS = (SEG, "<p>", "</p>", "<vp>", "</vp>")  # the tokens that Sa2VA adds, in its order
+SPATIAL, TEMPORAL = "<SPATIAL>", "<TEMPORAL>"  # say which kind of answer a question wants
+FRAME_DIGITS = tuple(f"<frame_{digit}>" for digit in range(10))  # positions of frames, in answers
+SHARED_TOKENS = (
+    *GROUNDING_TOKENS,
+    *(SPATIAL, TEMPORAL, "<box_sep>", "<no_box>", "<next>", "<single_img>"),
+    *FRAME_DIGITS,
+)
 IGNORE_INDEX = -100
 
 
@@ -119,6 +126,11 @@ def load_tokenizer(
     return tokenizer
 
 
+def load_shared_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """:func:`load_tokenizer` for models that answer with masks, boxes and times alike."""
+    return load_tokenizer(path, special_tokens=SHARED_TOKENS)
+
+
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
     """The id of one token.
 
@@ -157,6 +169,7 @@ def encode_conversation(
     template: str,
     *,
     image_tokens: int = 0,
+    image_ends: bool = True,
     system: str | None = None,
     max_length: int | None = None,
     name: str = "conversation",
@@ -168,6 +181,8 @@ def encode_conversation(
             ``<img>``, ``image_tokens`` times ``<IMG_CONTEXT>``, ``</img>``.
         template: a name in :data:`TEMPLATES`.
         image_tokens: visual tokens of one ``<image>`` (tiles times tokens a tile).
+        image_ends: whether ``<img>`` and ``</img>`` stand around them. They do around pictures; a
+            row of frame features has no such ends.
         system: system text; None means the template's default.
         max_length: longer conversations are cut at the end. A cut is allowed only through plain
             text: one that would lose image tokens or touch an answer with [SEG] is an error.
@@ -187,7 +202,7 @@ def encode_conversation(
     for number, (question, answer) in enumerate(turns):
         if IMAGE_PLACEHOLDER in answer:
             raise ValueError(f"{name}: answer {number} contains {IMAGE_PLACEHOLDER}")
-        ids += _encode_user(tokenizer, chat, question, image_tokens, name)
+        ids += _encode_user(tokenizer, chat, question, image_tokens, image_ends, name)
         if IMAGE_PLACEHOLDER in question:
             whole.append((len(ids), f"the images of turn {number}"))
         answer_ids = _encode_text(tokenizer, answer + chat.end)
@@ -210,6 +225,7 @@ def prompt_ids(
     template: str,
     *,
     image_tokens: int = 0,
+    image_ends: bool = True,
     system: str | None = None,
     history: Sequence[tuple[str, str]] = (),
     name: str = "prompt",
@@ -218,10 +234,10 @@ def prompt_ids(
     chat = chat_template(template)
     ids = _opening(tokenizer, chat, system)
     for past_question, answer in history:
-        ids += _encode_user(tokenizer, chat, past_question, image_tokens, name)
+        ids += _encode_user(tokenizer, chat, past_question, image_tokens, image_ends, name)
         ids += _encode_text(tokenizer, answer + chat.end)
         ids += _encode_text(tokenizer, chat.separator)
-    ids += _encode_user(tokenizer, chat, question, image_tokens, name)
+    ids += _encode_user(tokenizer, chat, question, image_tokens, image_ends, name)
     _check_images([*history, (question, "")], image_tokens, name)
     return torch.tensor(ids)
 
@@ -242,6 +258,7 @@ def _encode_user(
     chat: ChatTemplate,
     question: str,
     image_tokens: int,
+    image_ends: bool,
     name: str,
 ) -> list[int]:
     if IMAGE_CONTEXT in question:
@@ -250,10 +267,10 @@ def _encode_user(
     first, *rest = chat.user.replace("{input}", question).split(IMAGE_PLACEHOLDER)
     ids = _encode_text(tokenizer, first)
     for part in rest:
-        ids.append(token_id(tokenizer, IMAGE_START))
-        ids += [token_id(tokenizer, IMAGE_CONTEXT)] * image_tokens
-        ids.append(token_id(tokenizer, IMAGE_END))
-        ids += _encode_text(tokenizer, part)
+        visual = [token_id(tokenizer, IMAGE_CONTEXT)] * image_tokens
+        if image_ends:
+            visual = [token_id(tokenizer, IMAGE_START), *visual, token_id(tokenizer, IMAGE_END)]
+        ids += visual + _encode_text(tokenizer, part)
     return ids
 
 

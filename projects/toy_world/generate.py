@@ -23,7 +23,17 @@ logger = logging.getLogger(__name__)
 
 SIDECAR = "toy_world.json"
 _MARK = ".unfinished_toy_world"
-_CONTENT = {"coco2014", "refer_seg", "video_datas", "SA-V", "DAVIS", "tokenizer", SIDECAR}
+_CONTENT = {
+    "coco2014",
+    "refer_seg",
+    "video_datas",
+    "SA-V",
+    "DAVIS",
+    "clip_features",
+    "special_jsons",
+    "tokenizer",
+    SIDECAR,
+}
 
 
 class Job(NamedTuple):

@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from projects.toy_world.phrases import vocabulary
+from projects.toy_world import events, phrases
 
 PAD, UNKNOWN, END = "<pad>", "<unk>", "<|im_end|>"
 SPECIAL_TOKENS = (
@@ -21,10 +21,10 @@ SPECIAL_TOKENS = (
 )
 # What the conversations around the expressions can say: instructions, answers, descriptions.
 _CONVERSATION = """
-    a an and are assistant behind can describe do does find frame frames how i image in is it
-    many me moves moving no not now object objects of on one or please scene second seconds see
-    segment show still sure system that the there these they this time to user video what when
-    where which with yes you
+    a an and are assistant behind can describe do does find frame frames happen happens how i
+    image in is it many me moves moving no not now object objects of on one or please scene
+    second seconds see segment show still sure system that the there these they this time to
+    user video what when where which with yes you
 """
 _PUNCTUATION = ".,?!:;'-<>/"
 
@@ -34,7 +34,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
     ``[SEG]`` is not in it: models add the tokens that they need.
     """
-    words = sorted({*vocabulary(), *_CONVERSATION.split(), *_PUNCTUATION, *"0123456789"})
+    said = phrases.vocabulary() | events.vocabulary() | set(_CONVERSATION.split())
+    words = sorted({*said, *_PUNCTUATION, *"0123456789"})
     ids = {token: number for number, token in enumerate((*SPECIAL_TOKENS, *words))}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Lowercase()

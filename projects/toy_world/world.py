@@ -12,7 +12,7 @@ import numpy as np
 from projects.toy_world.expressions import IMAGE_FAMILIES, VIDEO_FAMILIES, check_families
 
 # Goes up whenever the same seed would give other bytes, so that old worlds are drawn anew.
-VERSION = 1
+VERSION = 2
 
 FULL: dict[str, int] = {
     "refcoco_train": 1200,
@@ -25,6 +25,8 @@ FULL: dict[str, int] = {
     "sav_val": 16,
     "davis_train": 150,
     "davis_val": 16,
+    "charades_train": 1000,
+    "charades_test": 100,
 }
 SMALL: dict[str, int] = {
     "refcoco_train": 240,
@@ -37,6 +39,8 @@ SMALL: dict[str, int] = {
     "sav_val": 8,
     "davis_train": 30,
     "davis_val": 8,
+    "charades_train": 1000,
+    "charades_test": 60,
 }
 SIZES: dict[str, dict[str, int]] = {"full": FULL, "small": SMALL}
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
-from projects.toy_world.layouts import davis, mevis, refcoco, sav
+from projects.toy_world.layouts import charades, davis, mevis, refcoco, sav
 from projects.toy_world.layouts.files import Records
 from projects.toy_world.world import World
 
@@ -25,4 +25,10 @@ class Layout(Protocol):
     def write_index(self, world: World, records: Records, root: Path) -> dict[str, Any]: ...
 
 
-LAYOUTS: dict[str, Layout] = {"refcoco": refcoco, "mevis": mevis, "sav": sav, "davis": davis}
+LAYOUTS: dict[str, Layout] = {
+    "refcoco": refcoco,
+    "mevis": mevis,
+    "sav": sav,
+    "davis": davis,
+    "charades": charades,
+}
