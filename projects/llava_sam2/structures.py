@@ -2,7 +2,10 @@
 
 Shapes: B samples; L tokens; N tiles (all samples together); F frames for SAM 2 (all samples
 together); E expressions with masks of one sample; T its frames; S the square input of SAM 2;
-h, w the resolution of the mask loss.
+h, w the resolution of the mask loss; P frames whose features are given, of width C, with P' those
+of all samples together.
+
+What the language model sees is pixels (tiles) or features of frames, never both in one sample.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ class GroundingSample:
     pixel_values: Tensor | None = None  # [tiles, 3, H, H] uint8 RGB, for the language model
     grounding_frames: Tensor | None = None  # [T, 3, S, S] uint8 RGB, for SAM 2; an image has T = 1
     masks: Tensor | None = None  # [E, T, h, w] bool
+    features: Tensor | None = None  # [P, C] float, in place of pixel_values
 
 
 @dataclass
@@ -48,6 +52,8 @@ class GroundingBatch:
     grounding_frames: Tensor | None  # [F, 3, S, S] uint8 RGB, in the order of the samples
     frames_per_sample: list[int]  # sums to F; 0 where a sample brings no frames
     masks: list[Tensor | None]  # per sample [E, T, h, w] bool, or None
+    features: Tensor | None  # [P', C] float, in the order of the samples
+    features_per_sample: list[int]  # sums to P'; 0 where a sample brings none
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """Return a batch whose tensors lie on ``device``."""
@@ -91,6 +97,7 @@ def collate_grounding(samples: Sequence[GroundingSample], *, pad_id: int = 0) ->
         labels[row, :n] = sample.labels
         attention_mask[row, :n] = True
     frames = [sample.grounding_frames for sample in samples]
+    features = [sample.features for sample in samples]
     return GroundingBatch(
         task=tasks[0],
         names=[sample.name for sample in samples],
@@ -101,6 +108,8 @@ def collate_grounding(samples: Sequence[GroundingSample], *, pad_id: int = 0) ->
         grounding_frames=_concatenate(frames),
         frames_per_sample=[0 if clip is None else len(clip) for clip in frames],
         masks=[sample.masks for sample in samples],
+        features=_concatenate(features),
+        features_per_sample=[0 if rows is None else len(rows) for rows in features],
     )
 
 
@@ -113,6 +122,11 @@ def _check(sample: GroundingSample) -> None:
     if len(sample.input_ids) != len(sample.labels):
         raise ValueError(
             f"{sample.name}: {len(sample.input_ids)} input_ids but {len(sample.labels)} labels"
+        )
+    if sample.features is not None and sample.pixel_values is not None:
+        raise ValueError(
+            f"{sample.name}: {len(sample.pixel_values)} tiles and {len(sample.features)} features; "
+            "a sample brings pixels or features, not both"
         )
     if sample.masks is None:
         return

@@ -1,6 +1,7 @@
 """The language model behind one small interface: InternVL on transformers' own classes.
 
-    pixel_values ──► vision tower ──► pixel shuffle, projector ──┐ visual tokens
+    pixel_values ──► vision tower ──► pixel shuffle, projector ──┐ visual tokens, or those that
+                                                                 │ a head made of features
     input_ids ─────► token embeddings ◄── <IMG_CONTEXT> ─────────┘ (fusion)
                           │ language model
                           ▼
@@ -127,7 +128,8 @@ class InternVL(nn.Module):
         Args:
             input_ids: ``[B, L]``.
             pixel_values: ``[N, 3, H, H]`` tiles of all samples, in their order.
-            visual: ``[N, V, D]`` from :meth:`visual_features`, in place of ``pixel_values``.
+            visual: ``[N, V, D]`` from :meth:`visual_features` or from a head, in place of
+                ``pixel_values``.
 
         Raises:
             ValueError: with both counts, if tokens and features do not line up.
@@ -139,9 +141,10 @@ class InternVL(nn.Module):
         expected = int(places.sum())
         given = 0 if visual is None else visual.shape[0] * visual.shape[1]
         if expected != given:
+            each = "" if visual is None else f" ({visual.shape[1]} each of {visual.shape[0]})"
             raise ValueError(
-                f"{expected} {IMAGE_CONTEXT} tokens but {given} visual features "
-                f"({self.image_tokens_per_tile} a tile); they must be equal in number"
+                f"{expected} {IMAGE_CONTEXT} tokens but {given} visual features{each}; they must "
+                "be equal in number"
             )
         if visual is None:
             return embeddings
@@ -150,7 +153,12 @@ class InternVL(nn.Module):
         return embeddings.masked_scatter(places.unsqueeze(-1), visual.to(embeddings.dtype))
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        pixel_values: Tensor | None = None,
+        *,
+        visual: Tensor | None = None,
     ) -> Tensor:
         """Hidden states ``[B, L, D]`` of the last layer; no logits are made.
 
@@ -158,9 +166,10 @@ class InternVL(nn.Module):
             input_ids: ``[B, L]``, padded on the right.
             attention_mask: ``[B, L]``, False on padding.
             pixel_values: ``[N, 3, H, H]``.
+            visual: ``[N, V, D]`` in their place, see :meth:`embed`.
         """
         return self.language_model(
-            inputs_embeds=self.embed(input_ids, pixel_values),
+            inputs_embeds=self.embed(input_ids, pixel_values, visual=visual),
             attention_mask=attention_mask,
             use_cache=False,
         ).last_hidden_state

@@ -2,6 +2,15 @@
 
 from .chat import ChatHead
 from .segment import SegmentHead, decode_language, seg_projector
+from .temporal import FeatureProjector, TemporalHead
 from .track import TrackHead
 
-__all__ = ["ChatHead", "SegmentHead", "TrackHead", "decode_language", "seg_projector"]
+__all__ = [
+    "ChatHead",
+    "FeatureProjector",
+    "SegmentHead",
+    "TemporalHead",
+    "TrackHead",
+    "decode_language",
+    "seg_projector",
+]
