@@ -70,6 +70,8 @@ install_main() {
             die "$python cannot make a virtual environment: what it says stands above
        (Debian, Ubuntu: apt install python3.11-venv)"
     fi
+    # never beside opencv-python (see mend_opencv)
+    "$VENV/bin/python" -m pip uninstall --quiet --yes opencv-python-headless 2>/dev/null
     pip_install -r requirements.txt -c constraints.txt
     pip_install --no-deps -r requirements-nodeps.txt
     mend_opencv
