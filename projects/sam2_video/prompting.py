@@ -67,6 +67,8 @@ class PromptSimulator:
             than are conditioned); only where points are used.
         num_correction_clicks: clicks per such frame.
         gt_click_prob: a correction click comes from the ground truth, not from the error region.
+        mix_rows: each object of a batch draws for itself whether it starts with a box or a click
+            (SAM 2 draws once for all). Steadier gradients where a model learns from scratch.
         box_noise, max_box_noise: jitter of a box's sides, as a share of its size and in pixels.
     """
 
@@ -79,6 +81,7 @@ class PromptSimulator:
         max_correction_frames: int = 2,
         num_correction_clicks: int = 7,
         gt_click_prob: float = 0.1,
+        mix_rows: bool = False,
         box_noise: float = 0.1,
         max_box_noise: float = 20.0,
     ) -> None:
@@ -98,6 +101,7 @@ class PromptSimulator:
         self.max_correction_frames = max_correction_frames
         self.num_correction_clicks = num_correction_clicks
         self.gt_click_prob = gt_click_prob
+        self.mix_rows = mix_rows
         self.box_noise = box_noise
         self.max_box_noise = max_box_noise
 
@@ -152,14 +156,28 @@ class PromptSimulator:
 
         Args:
             masks: bool ``[B, S, S]``, none empty.
+            box: what the plan says for all rows; with ``mix_rows`` every row draws.
 
         Returns:
-            points float ``[B, P, 2]``, labels int64 ``[B, P]``; P is 1 or 2.
+            points float ``[B, P, 2]``, labels int64 ``[B, P]``; P is 1 or 2. Among rows that start
+            with a box, a click is filled up by a padding point (label -1).
         """
-        if not box:
+        boxed = torch.full((len(masks),), box, device=masks.device)
+        if self.mix_rows:
+            boxed = random.uniform() < self.box_prob
+        if not boxed.any():
             return sample_clicks(masks, None, random=random)
-        return sample_boxes(
+        points, labels = sample_boxes(
             masks, noise=self.box_noise, max_noise=self.max_box_noise, random=random
+        )
+        if boxed.all():
+            return points, labels
+        click, label = sample_clicks(masks, None, random=random)
+        click = torch.cat([click, torch.zeros_like(click)], dim=1)
+        label = torch.cat([label, torch.full_like(label, -1)], dim=1)
+        return (
+            torch.where(boxed[:, None, None], points, click),
+            torch.where(boxed[:, None], labels, label),
         )
 
     def correction_click(
@@ -234,6 +252,19 @@ def sample_boxes(
     corners = torch.minimum((corners + jitter * reach).clamp(min=0), limits)
     labels = torch.tensor([2, 3], device=masks.device).expand(len(masks), 2)
     return corners.reshape(-1, 2, 2), labels
+
+
+def join_points(
+    first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Points ``[B, P, 2]`` and labels ``[B, P]`` of both, padding (label -1) moved to the end."""
+    points = torch.cat([first[0], second[0]], dim=1)
+    labels = torch.cat([first[1], second[1]], dim=1)
+    padding = labels < 0
+    if not padding.any():
+        return points, labels
+    order = torch.argsort(padding.int(), dim=1, stable=True)
+    return points.gather(1, order.unsqueeze(-1).expand_as(points)), labels.gather(1, order)
 
 
 def interior_point(mask: np.ndarray) -> tuple[int, int]:

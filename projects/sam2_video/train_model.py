@@ -30,7 +30,12 @@ from projects.sam2_video.modeling.memory import MemoryBank
 from projects.sam2_video.modeling.tracker import Tracker, TrackingPolicy
 from projects.sam2_video.modeling.typed import FrameFeatures, FrameOutput, Prompt
 from projects.sam2_video.predictor import VideoPredictor
-from projects.sam2_video.prompting import PromptPlan, PromptSimulator, RowRandom
+from projects.sam2_video.prompting import (
+    PromptPlan,
+    PromptSimulator,
+    RowRandom,
+    join_points,
+)
 
 
 @dataclass
@@ -157,8 +162,7 @@ class TrainingUnroll:
             clips.masks[frame], predicted, rng=clips.rng, random=clips.random
         )
         if prompt is not None:
-            points = torch.cat([prompt.points, points], dim=1)
-            labels = torch.cat([prompt.labels, labels], dim=1)
+            points, labels = join_points((prompt.points, prompt.labels), (points, labels))
         return Prompt(points=points, labels=labels, previous=output.masks)
 
 

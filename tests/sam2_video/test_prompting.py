@@ -10,6 +10,7 @@ from projects.sam2_video.prompting import (
     PromptSimulator,
     RowRandom,
     interior_point,
+    join_points,
     sample_boxes,
     sample_clicks,
 )
@@ -155,6 +156,29 @@ def test_probabilities_are_met():
     assert boxes == pytest.approx(0.8, abs=0.05)
     with pytest.raises(ValueError, match="box_prob"):
         PromptSimulator(box_prob=1.5)
+
+
+def test_rows_can_draw_boxes_for_themselves():
+    masks = torch.zeros(600, 8, 8, dtype=torch.bool)
+    masks[:, 2:5, 3:7] = True
+    simulator = PromptSimulator(box_prob=0.25, mix_rows=True, box_noise=0.0)
+    points, labels = simulator.first_points(masks, box=True, random=one_video(600))
+    boxed = labels[:, 0] == 2
+    assert boxed.float().mean().item() == pytest.approx(0.25, abs=0.05)
+    assert (points[boxed] == torch.tensor([[3, 2], [6, 4]])).all()
+    assert (labels[~boxed] == torch.tensor([1, -1])).all()
+    x, y = points[~boxed, 0].long().unbind(1)
+    assert masks[0, y, x].all()
+    alone = PromptSimulator(box_prob=0.0, mix_rows=True)
+    assert alone.first_points(masks, box=True, random=one_video(600))[1].shape == (600, 1)
+
+
+def test_joined_points_keep_padding_last():
+    first = (torch.tensor([[[1.0, 1], [2, 2]], [[3, 3], [0, 0]]]), torch.tensor([[2, 3], [1, -1]]))
+    second = (torch.tensor([[[4.0, 4]], [[5, 5]]]), torch.tensor([[0], [1]]))
+    points, labels = join_points(first, second)
+    assert labels.tolist() == [[2, 3, 0], [1, 1, -1]]
+    assert points[:, :, 0].tolist() == [[1, 2, 4], [3, 5, 0]]
 
 
 def test_correction_clicks_come_from_the_truth_by_their_probability():
