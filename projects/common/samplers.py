@@ -12,6 +12,8 @@ resumed run starts in the middle of a pass without reading what it has already s
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from math import ceil
 from typing import NamedTuple
 
 import numpy as np
@@ -32,8 +34,11 @@ class Draw(NamedTuple):
 class _Stream:
     """The endless concatenation of reshuffled passes over the datasets of one task."""
 
-    def __init__(self, number: int, datasets: list[int], lengths, repeats, seed: int) -> None:
+    def __init__(
+        self, number: int, datasets: list[int], lengths, repeats, batch_size: int, seed: int
+    ) -> None:
         self.number = number
+        self.batch_size = batch_size
         self.seed = seed
         self._parts = [(d, lengths[d], *_split_repeat(lengths[d], repeats[d])) for d in datasets]
         self.size = sum(length * whole + extra for _, length, whole, extra in self._parts)
@@ -69,9 +74,9 @@ class _Stream:
 class StepBatchSampler(Sampler[list[Draw]]):
     """Yields this rank's list of :class:`Draw` for every step from ``start_step`` on.
 
-    The global batch of a step (``batch_size * world_size`` draws of one task) depends on the
-    datasets, the seed and the step alone; rank r takes its r-th slice, so that 2 ranks with 2
-    samples see together what 1 rank with 4 sees.
+    The global batch of a step (the task's batch size times ``world_size`` draws of one task)
+    depends on the datasets, the seed and the step alone; rank r takes its r-th slice, so that 2
+    ranks with 2 samples see together what 1 rank with 4 sees.
 
     Args:
         lengths: number of items of each dataset.
@@ -82,10 +87,12 @@ class StepBatchSampler(Sampler[list[Draw]]):
         seed: of the order and of every draw.
         max_steps: number of the step that ends the run.
         start_step: step that iteration starts with; may be set before iterating.
+        batch_sizes: of each dataset, in place of ``batch_size``, for tasks whose samples are much
+            smaller or larger than others; equal for all datasets of a task.
 
     Raises:
         ValueError: lists of different lengths, an empty dataset, a negative repeat, no data at all,
-            a rank that does not exist, or sizes below 1.
+            a rank that does not exist, sizes below 1, or two batch sizes for one task.
     """
 
     def __init__(
@@ -100,15 +107,20 @@ class StepBatchSampler(Sampler[list[Draw]]):
         rank: int = 0,
         world_size: int = 1,
         start_step: int = 0,
+        batch_sizes: Sequence[int] | None = None,
     ) -> None:
-        _check(lengths, repeats, tasks, batch_size, max_steps, rank, world_size)
+        sizes = [batch_size] * len(lengths) if batch_sizes is None else list(batch_sizes)
+        _check(lengths, repeats, tasks, [batch_size, *sizes], max_steps, rank, world_size)
+        _check_sizes(tasks, sizes)
         self.batch_size = batch_size
         self.seed = seed
         self.max_steps = max_steps
         self.rank = rank
         self.world_size = world_size
         self.start_step = start_step
-        self._streams = _make_streams(lengths, repeats, tasks, seed)
+        self._streams = _make_streams(lengths, repeats, tasks, sizes, seed)
+        # steps of a pass over all streams, as a fraction: whole batches are counted from it
+        self._pass_steps = sum(Fraction(s.size, s.batch_size * world_size) for s in self._streams)
         self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def __len__(self) -> int:
@@ -120,13 +132,14 @@ class StepBatchSampler(Sampler[list[Draw]]):
 
     def batch(self, step: int) -> list[Draw]:
         """This rank's draws of ``step`` (0-based)."""
-        total = self.batch_size * self.world_size
         task, number = self._task_of(step)
-        rows = self._streams[task].slice(number * total, (number + 1) * total)
-        start = self.rank * self.batch_size
+        stream = self._streams[task]
+        total = stream.batch_size * self.world_size
+        rows = stream.slice(number * total, (number + 1) * total)
+        start = self.rank * stream.batch_size
         return [
             Draw(int(rows[p, 0]), int(rows[p, 1]), _draw_seed(self.seed, step, p))
-            for p in range(start, start + self.batch_size)
+            for p in range(start, start + stream.batch_size)
         ]
 
     def _task_of(self, step: int) -> tuple[int, int]:
@@ -138,8 +151,7 @@ class StepBatchSampler(Sampler[list[Draw]]):
         return task, int(first[task] + np.count_nonzero(order[:position] == task))
 
     def _epoch_of(self, step: int) -> int:
-        total = self.batch_size * self.world_size
-        epoch = step * total // sum(stream.size for stream in self._streams)
+        epoch = int(step // self._pass_steps)
         while self._first_batches(epoch).sum() > step:
             epoch -= 1
         while self._first_batches(epoch + 1).sum() <= step:
@@ -148,8 +160,10 @@ class StepBatchSampler(Sampler[list[Draw]]):
 
     def _first_batches(self, epoch: int) -> np.ndarray:
         """How many batches each stream has given before ``epoch`` starts: int64 [streams]."""
-        total = self.batch_size * self.world_size
-        return np.array([epoch * stream.size // total for stream in self._streams], dtype=np.int64)
+        counts = [
+            epoch * stream.size // (stream.batch_size * self.world_size) for stream in self._streams
+        ]
+        return np.array(counts, dtype=np.int64)
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Stream number of each step of an epoch, and the streams' batches before it."""
@@ -162,21 +176,28 @@ class StepBatchSampler(Sampler[list[Draw]]):
         return self._epochs[epoch]
 
 
-def steps_per_epoch(lengths: Sequence[int], repeats: Sequence[float], global_batch: int) -> int:
-    """Steps that read every dataset as often as its repeat says, rounded up."""
-    size = 0
-    for length, repeat in zip(lengths, repeats, strict=True):
+def steps_per_epoch(
+    lengths: Sequence[int], repeats: Sequence[float], global_batches: Sequence[int]
+) -> int:
+    """Steps that read every dataset as often as its repeat says, rounded up.
+
+    Args:
+        global_batches: samples a step of each dataset, on all ranks together.
+    """
+    steps = Fraction(0)
+    for length, repeat, batch in zip(lengths, repeats, global_batches, strict=True):
         whole, extra = _split_repeat(length, repeat)
-        size += length * whole + extra
-    return -(-size // global_batch)
+        steps += Fraction(length * whole + extra, batch)
+    return ceil(steps)
 
 
-def _make_streams(lengths, repeats, tasks, seed: int) -> list[_Stream]:
+def _make_streams(lengths, repeats, tasks, batch_sizes, seed: int) -> list[_Stream]:
     names = list(dict.fromkeys(tasks))
     streams = []
     for number, name in enumerate(names):
         datasets = [d for d, task in enumerate(tasks) if task == name]
-        streams.append(_Stream(number, datasets, lengths, repeats, seed))
+        size = batch_sizes[datasets[0]]
+        streams.append(_Stream(number, datasets, lengths, repeats, size, seed))
     return [stream for stream in streams if stream.size]
 
 
@@ -190,7 +211,19 @@ def _draw_seed(seed: int, step: int, position: int) -> int:
     return (int(high) >> 1 << 32) | int(low)  # 63 bits, so that it fits a signed integer
 
 
-def _check(lengths, repeats, tasks, batch_size, max_steps, rank, world_size) -> None:
+def _check_sizes(tasks: Sequence[str], batch_sizes: Sequence[int]) -> None:
+    if len(batch_sizes) != len(tasks):
+        raise ValueError(f"got {len(batch_sizes)} batch_sizes for {len(tasks)} datasets")
+    sizes: dict[str, int] = {}
+    for task, size in zip(tasks, batch_sizes, strict=True):
+        if sizes.setdefault(task, size) != size:
+            raise ValueError(
+                f"datasets of the task {task!r} have batch sizes {sizes[task]} and {size}: they "
+                "share their batches, so give them one"
+            )
+
+
+def _check(lengths, repeats, tasks, batch_sizes, max_steps, rank, world_size) -> None:
     if not len(lengths) == len(repeats) == len(tasks):
         raise ValueError(
             f"got {len(lengths)} lengths, {len(repeats)} repeats and {len(tasks)} tasks: "
@@ -201,10 +234,10 @@ def _check(lengths, repeats, tasks, batch_size, max_steps, rank, world_size) -> 
             raise ValueError(f"dataset {number} (task {task!r}) is empty: remove it or fill it")
         if not 0 <= repeat < float("inf"):
             raise ValueError(f"dataset {number} (task {task!r}) has repeat {repeat}: give >= 0")
-    if steps_per_epoch(lengths, repeats, 1) == 0:
+    if steps_per_epoch(lengths, repeats, [1] * len(lengths)) == 0:
         raise ValueError("there is nothing to draw: every repeat is 0 or no dataset is given")
-    if batch_size < 1 or max_steps < 0 or not 0 <= rank < world_size:
+    if min(batch_sizes) < 1 or max_steps < 0 or not 0 <= rank < world_size:
         raise ValueError(
-            f"batch_size {batch_size}, max_steps {max_steps}, rank {rank} of {world_size}: "
+            f"batch size {min(batch_sizes)}, max_steps {max_steps}, rank {rank} of {world_size}: "
             "sizes start at 1 and ranks at 0, below world_size"
         )

@@ -110,8 +110,36 @@ def test_a_dataset_is_switched_off_by_repeat_zero():
 
 
 def test_steps_per_epoch():
-    assert steps_per_epoch(LENGTHS, REPEATS, 4) == 30
-    assert steps_per_epoch([10], [1.05], 4) == 3  # 10 + round(0.5) = 10 draws
+    assert steps_per_epoch(LENGTHS, REPEATS, [4, 4, 4]) == 30
+    assert steps_per_epoch([10], [1.05], [4]) == 3  # 10 + round(0.5) = 10 draws
+    assert steps_per_epoch(LENGTHS, REPEATS, [4, 10, 4]) == 23  # 70 / 4 + 50 / 10 = 22.5
+
+
+def test_a_task_may_have_batches_of_its_own_size():
+    sizes = {"image": 4, "video": 10}
+    sampler = make(batch_sizes=[4, 10, 4], max_steps=450)  # 20 passes of 22.5 steps
+    batches = list(sampler)
+    tasks = [TASKS[batch[0].dataset] for batch in batches]
+    for task, batch in zip(tasks, batches, strict=True):
+        assert {TASKS[draw.dataset] for draw in batch} == {task}
+        assert len(batch) == sizes[task]
+    # still in proportion to the data, and complete: 20 passes over 70 images and over 50 videos
+    assert Counter(tasks) == {"image": 350, "video": 100}
+    for task, size in SIZES.items():
+        rows = stream(sampler, task)
+        assert len(rows) == 20 * size
+        assert Counter(rows[:size]) != Counter() and len(set(rows)) == len(set(rows[:size]))
+    assert list(make(batch_sizes=[4, 10, 4], start_step=123, max_steps=450)) == batches[123:]
+    halves = [
+        make(batch_sizes=[2, 5, 2], batch_size=2, rank=rank, world_size=2, max_steps=450)
+        for rank in range(2)
+    ]
+    for step in (0, 7, 23, 449):
+        assert halves[0].batch(step) + halves[1].batch(step) == batches[step]
+
+
+def test_naming_the_common_size_changes_nothing():
+    assert list(make(batch_sizes=[4, 4, 4])) == list(make())
 
 
 @pytest.mark.parametrize(
@@ -123,6 +151,9 @@ def test_steps_per_epoch():
         (dict(repeats=[0.0, 0.0, 0.0]), "nothing to draw"),
         (dict(tasks=["image"]), "3 lengths, 3 repeats and 1 tasks"),
         (dict(rank=2, world_size=2), "rank 2 of 2"),
+        (dict(batch_sizes=[4, 4, 8]), "'image' have batch sizes 4 and 8"),
+        (dict(batch_sizes=[4, 0, 4]), "batch size 0"),
+        (dict(batch_sizes=[4]), "1 batch_sizes for 3 datasets"),
     ],
 )
 def test_mistakes_are_named(changes, words):

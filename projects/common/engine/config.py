@@ -131,7 +131,7 @@ def _value_mistakes(tree: dict[str, Any]) -> list[str]:
         found.append("train_cfg: give max_steps or max_epochs, one of them")
     for number, entry in enumerate(tree.get("train_dataloader", {}).get("datasets", [])):
         where = f"train_dataloader.datasets[{number}]"
-        found += registry.key_mistakes(entry, ("dataset",), ("repeat",), where)
+        found += registry.key_mistakes(entry, ("dataset",), ("repeat", "batch_size"), where)
     accumulate = tree.get("optim_wrapper", {}).get("accumulative_counts", 1)
     for section, key in (("checkpoint", "interval"), ("train_cfg", "max_steps")):
         value = tree.get(section, {}).get(key, 0)

@@ -54,8 +54,9 @@ def build_train_loader(
     """Build datasets and loader; ``loader.batch_sampler.max_steps`` says how long the run is.
 
     Args:
-        datasets: ``[{"dataset": config, "repeat": 1.0}, ...]``.
-        batch_size: samples per rank and step.
+        datasets: ``[{"dataset": config, "repeat": 1.0, "batch_size": 2}, ...]``; the last two may
+            be left out.
+        batch_size: samples per rank and step of datasets that name none.
         collate: function of a list of samples to a typed batch, its path or its config.
         max_steps, max_epochs: exactly one of them.
         multiple_of: the number of steps is rounded up to a multiple of this when it comes from
@@ -64,9 +65,10 @@ def build_train_loader(
     built = [registry.build(entry["dataset"]) for entry in datasets]
     lengths = [len(dataset) for dataset in built]
     repeats = [float(entry.get("repeat", 1.0)) for entry in datasets]
+    sizes = [int(entry.get("batch_size", batch_size)) for entry in datasets]
     if max_steps is None:
         assert max_epochs is not None
-        epoch = steps_per_epoch(lengths, repeats, batch_size * world_size)
+        epoch = steps_per_epoch(lengths, repeats, [size * world_size for size in sizes])
         max_steps = -(-round(max_epochs * epoch) // multiple_of) * multiple_of
     sampler = StepBatchSampler(
         lengths=lengths,
@@ -77,6 +79,7 @@ def build_train_loader(
         max_steps=max_steps,
         rank=rank,
         world_size=world_size,
+        batch_sizes=sizes,
     )
     return DataLoader(
         Mixture(built),
