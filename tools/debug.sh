@@ -12,4 +12,5 @@ shift
 if [[ "$verb" == train ]]; then
     set -- "$@" --cfg-options train_dataloader.num_workers=0
 fi
+[[ "$(count_gpus)" != 0 ]] || export DS_ACCELERATOR=cpu
 exec "$PYTHON" "$ROOT/tools/$verb.py" "$@" --launcher none

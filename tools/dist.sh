@@ -23,6 +23,7 @@ if [[ "$(count_gpus)" == 0 ]]; then
     export DS_ACCELERATOR=cpu
     cores="$(getconf _NPROCESSORS_ONLN)"
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((cores > gpus ? cores / gpus : 1))}"
+    export MKL_NUM_THREADS="${MKL_NUM_THREADS:-$OMP_NUM_THREADS}"
 fi
 if [[ "$verb" == train && -n "${DEEPSPEED-deepspeed_zero2}" ]]; then
     set -- --deepspeed "${DEEPSPEED-deepspeed_zero2}" "$@"

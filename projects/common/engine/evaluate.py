@@ -62,7 +62,8 @@ def evaluate_checkpoint(
     if get_rank() == 0:
         merge_scores(Path(work_dir) / "scores.json", scores)
         for key, value in scores.items():
-            logger.info("%s %.4f", key, value)
+            if "[" not in key:  # break-downs are in the file
+                logger.info("%s %.4f", key, value)
     barrier()
     return scores
 

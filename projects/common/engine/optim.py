@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from mmengine.logging import MMLogger
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS, OPTIMIZERS
 from torch import nn
+
+from projects.common.engine.quiet import file_only
 
 
 class TrainableGroups(DefaultOptimWrapperConstructor):
@@ -35,7 +38,8 @@ class TrainableGroups(DefaultOptimWrapperConstructor):
         entries: list[dict] = [{"params": list(model.parameters())}]
         if self.paramwise_cfg:
             entries = []
-            self.add_params(entries, model)
+            with file_only(MMLogger.get_current_instance()):
+                self.add_params(entries, model)
         optimizer = OPTIMIZERS.build({**self.optimizer_cfg, "params": _merged(entries)})
         return OPTIM_WRAPPERS.build(self.optim_wrapper_cfg, default_args={"optimizer": optimizer})
 

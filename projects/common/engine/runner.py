@@ -27,6 +27,7 @@ from projects.common.engine.loader import build_train_loader
 from projects.common.engine.loop import StepLoop
 from projects.common.engine.model import TrainableModel
 from projects.common.engine.optim import TrainableGroups
+from projects.common.engine.quiet import file_only
 from projects.common.engine.resume import restore_training
 from projects.common.engine.seeding import StepSeedHook, seed_everything
 from projects.common.engine.strategy import DistributedStrategy, SingleStrategy
@@ -92,7 +93,8 @@ def build_runner(
         strategy.logger.info(str(report))
     _log_parameters(strategy.logger, model)
     frozen = checkpoints.frozen_fingerprints(model)  # before ZeRO-3 cuts it into pieces
-    runner = _assemble(cfg, tree, strategy, model, loader, work_dir, seed)
+    with file_only(strategy.logger):
+        runner = _assemble(cfg, tree, strategy, model, loader, work_dir, seed)
     runner.resume_folder = folder
     runner.frozen = frozen
     return runner
