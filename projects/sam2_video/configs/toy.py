@@ -36,6 +36,7 @@ model = dict(
         simulator=dict(
             type=PromptSimulator,
             box_prob=0.33,
+            mix_rows=True,
             max_correction_frames=1,
             num_correction_clicks=1,
         ),
