@@ -83,9 +83,11 @@ def build_runner(
     work_dir = Path(work_dir).absolute()
     launcher = launcher or infer_launcher()
     init_distributed(launcher, always=deepspeed is not None)
-    folder = _begin(work_dir, resume)
+    folder, news = _begin(work_dir, resume)
     seed = int(tree.get("seed", 0))
-    strategy = _build_strategy(tree, work_dir, seed, launcher, deepspeed, cfg)
+    strategy = _build_strategy(tree, work_dir, seed, launcher, deepspeed)
+    if news:
+        strategy.logger.warning(news)
     loader = _build_loader(tree, seed)
     model = build_model(tree, seed)
     if folder is None and (load_from or tree.get("load_from")):
@@ -108,9 +110,13 @@ def build_model(tree: dict[str, Any], seed: int) -> TrainableModel:
     return model
 
 
-def _begin(work_dir: Path, resume: str | Path | bool) -> Path | None:
-    """Find the checkpoint to resume and clean up after a killed run, before anybody writes."""
-    folder = None
+def _begin(work_dir: Path, resume: str | Path | bool) -> tuple[Path | None, str]:
+    """Find the checkpoint to resume and clean up after a killed run, before anybody writes.
+
+    Returns:
+        The checkpoint folder or None, and what the user should know about it.
+    """
+    folder, news = None, ""
     if get_rank() == 0:
         work_dir.mkdir(parents=True, exist_ok=True)
         checkpoints.remove_unfinished(work_dir)
@@ -120,12 +126,17 @@ def _begin(work_dir: Path, resume: str | Path | bool) -> Path | None:
     if folder is not None:
         checkpoints.read_training_state(folder)
     barrier()  # every rank has looked before rank 0 forgets the earlier run
+    if folder is None and resume:
+        news = f"nothing to resume in {work_dir}: starting anew"
     if folder is None and get_rank() == 0:
-        checkpoints.begin_run(work_dir)
-    return folder
+        earlier = checkpoints.begin_run(work_dir)
+        if earlier:
+            names = ", ".join(path.name for path in earlier)
+            news = f"{work_dir} holds checkpoints of an earlier run ({names}): starting anew"
+    return folder, news
 
 
-def _build_strategy(tree, work_dir: Path, seed: int, launcher: str, deepspeed, cfg: Config):
+def _build_strategy(tree, work_dir: Path, seed: int, launcher: str, deepspeed):
     common = {
         "work_dir": str(work_dir),
         "experiment_name": work_dir.name,
