@@ -14,8 +14,10 @@ import numpy as np
 FPS = 10  # feature vectors a second, as the field extracts them
 WIDTH = 32  # of a feature vector
 FRAMES = (100, 300)  # of a video, both included: 10 to 30 seconds
+_TWO = 0.4  # how often a video has two events
 _ALONE, _ONE_OF_TWO = (0.15, 0.6), (0.1, 0.4)  # length of an event, as a share of the video
-_SCENE, _EVENT, _NOISE = 0.5, 1.0, 0.7  # lengths of the vectors that a frame consists of
+_SCENE, _EVENT, _NOISE = 0.4, 1.0, 0.5  # lengths of the vectors that a frame consists of
+_ACTION = 0.6  # how much all events have in common: that somebody is doing something
 
 EVENTS: dict[str, tuple[str, str]] = {
     "open door": ("a person opens the door.", "person opening a door."),
@@ -69,14 +71,16 @@ class Video:
 
 def directions(seed: int) -> dict[str, np.ndarray]:
     """A unit vector for each event: the same in all videos of a world."""
-    drawn = np.random.default_rng([seed, len(EVENTS), WIDTH]).normal(size=(len(EVENTS), WIDTH))
-    return dict(zip(EVENTS, drawn / np.linalg.norm(drawn, axis=1, keepdims=True), strict=True))
+    drawn = np.random.default_rng([seed, WIDTH]).normal(size=(1 + len(EVENTS), WIDTH))
+    action, *own = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+    shows = [_ACTION * action + (1 - _ACTION**2) ** 0.5 * vector for vector in own]
+    return {name: show / np.linalg.norm(show) for name, show in zip(EVENTS, shows, strict=True)}
 
 
 def draw_video(rng: np.random.Generator, shows: dict[str, np.ndarray]) -> Video:
     """A video of random length; ``shows`` is :func:`directions`."""
     frames = int(rng.integers(FRAMES[0], FRAMES[1] + 1))
-    count = int(rng.integers(1, 3))
+    count = 2 if rng.random() < _TWO else 1
     names = rng.permutation(list(EVENTS))[:count]
     events = tuple(
         Event(name, EVENTS[name][int(rng.integers(2))], first, last)

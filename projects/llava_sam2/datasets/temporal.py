@@ -56,8 +56,8 @@ class TemporalInputs:
 
     Raises:
         ValueError: a phrasing without ``{query}`` or with other than one ``<image>``, more
-            positions than two digits can say, a rate that is not positive, a tokenizer without the
-            tokens.
+            positions than two digits can say, a rate that is not positive, a tokenizer that cannot
+            spell the answers.
     """
 
     def __init__(
@@ -81,6 +81,9 @@ class TemporalInputs:
             raise ValueError(f"give at least one question and a positive fps, got fps={fps}")
         for token in (TEMPORAL, *FRAME_DIGITS):
             token_id(tokenizer, token)
+        spelt = tokenizer(span_text(0, 0), add_special_tokens=False)["input_ids"]
+        if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in spelt:
+            raise ValueError(f"the tokenizer {tokenizer.name_or_path!r} cannot spell '-'")
         self.tokenizer = tokenizer
         self.template = template
         self.questions = tuple(questions)

@@ -20,7 +20,7 @@ from projects.llava_sam2.datasets.pixels import SingleTile
 HEIGHT, WIDTH = 20, 32
 WORDS = (
     "<pad> <unk> <|im_start|> <|im_end|> user assistant system segment sure it is the left right "
-    "red blue square circle big dog . , describe image both and [SEG]"
+    "red blue square circle big dog . , - describe image both and [SEG]"
 ).split()
 
 

@@ -10,6 +10,7 @@ Shapes: P' frames of all samples together, C the width of their features, D the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -19,7 +20,7 @@ from projects.llava_sam2.models.mllm import InternVL
 from projects.llava_sam2.structures import GroundingBatch
 from projects.sam2_video.modeling import Sam2
 
-_LONGEST_PERIOD = 10000.0  # of the sinusoids, in frames times 2 pi
+_HALF_TURN = 100  # frames in half a period of the slowest sinusoid
 
 
 class FeatureProjector(nn.Module):
@@ -120,9 +121,13 @@ class TemporalHead(nn.Module):
 
 
 def sinusoids(places: Tensor, width: int) -> Tensor:
-    """Positions ``[P]`` as ``[P, width]``: sines, then cosines (Vaswani et al., 2017)."""
-    steps = torch.arange(width // 2, device=places.device) / (width // 2)
-    angles = places[:, None] / _LONGEST_PERIOD**steps
+    """Positions ``[P]`` as ``[P, width]``: sines, then cosines.
+
+    Their frequencies are the multiples of a half turn over 100 frames, and not the geometric series
+    of Vaswani et al. (2017): digits are read off a position, and those are steps of 10 and of 1.
+    """
+    frequencies = math.pi / _HALF_TURN * torch.arange(1, width // 2 + 1, device=places.device)
+    angles = places[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
