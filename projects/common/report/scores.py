@@ -25,7 +25,7 @@ KINDS = (
     ("davis", "Masks through a video"),
     ("sav", "Masks through a video"),
     ("click", "Clicks and boxes"),
-    ("temporal", "Time spans"),
+    ("charades", "Time spans"),
 )
 
 _USES = ("colour", "shape", "size", "motion", "relation", "several")

@@ -1,8 +1,8 @@
-"""Toy data: referring images and videos, clips, captions; and what is measured on held-out ones."""
+"""Toy data: referring images and videos, clips, captions, times; and what is measured on them."""
 
 import os
 
-from projects.common.conversation import load_tokenizer
+from projects.common.conversation import load_shared_tokenizer
 from projects.llava_sam2.datasets.chat import ChatDataset, listing_rows
 from projects.llava_sam2.datasets.collate import collate
 from projects.llava_sam2.datasets.frame_samplers import RandomFrames, UniformFrames
@@ -13,9 +13,12 @@ from projects.llava_sam2.datasets.mevis import mevis_rows
 from projects.llava_sam2.datasets.pixels import HorizontalFlip, SingleTile
 from projects.llava_sam2.datasets.refcoco import refcoco_rows
 from projects.llava_sam2.datasets.templates import Templates
+from projects.llava_sam2.datasets.temporal import TemporalDataset, TemporalInputs
+from projects.llava_sam2.datasets.temporal_rows import charades_rows
 from projects.llava_sam2.evaluation.refer_image import ReferImageBenchmark
 from projects.llava_sam2.evaluation.refer_video import ReferVideoBenchmark
 from projects.llava_sam2.evaluation.responders import AskModel, Trivial
+from projects.llava_sam2.evaluation.temporal import AskForTimes, TemporalBenchmark, TrivialTimes
 from projects.sam2_video.data.dataset import ClipDataset
 from projects.sam2_video.data.png import PaletteSource
 from projects.sam2_video.data.samplers import UniformSampler
@@ -29,7 +32,7 @@ _refcoco = dict(root=f"{data_root}/refer_seg/refcoco", image_root=f"{data_root}/
 _mevis = f"{data_root}/video_datas/mevis"
 _inputs = dict(
     type=GroundingInputs,
-    tokenizer=dict(type=load_tokenizer, path=f"{data_root}/tokenizer"),
+    tokenizer=dict(type=load_shared_tokenizer, path=f"{data_root}/tokenizer"),
     template="qwen_chat",
     tiles=dict(type=SingleTile, size=64),
     tokens_per_tile=16,
@@ -41,6 +44,17 @@ _templates = dict(
     type=Templates,
     questions=["segment {expression} ."],
     answers=["sure it is [SEG] {expression} ."],
+)
+_charades = f"{data_root}/video_datas/charades"
+_features = f"{data_root}/clip_features/charades"
+_time_inputs = dict(
+    type=TemporalInputs,
+    tokenizer=_inputs["tokenizer"],
+    template=_inputs["template"],
+    questions=["<TEMPORAL> {query} <image> when does {query} happen ?"],
+    frames=dict(type=UniformFrames, num=100),
+    fps=10.0,
+    max_length=512,
 )
 _flip = dict(type=HorizontalFlip, probability=0.5, words={"left": "right", "leftmost": "rightmost"})
 _refcoco_labels = dict(type=load_labels, file=f"{data_root}/toy_world.json", dataset="refcoco")
@@ -116,6 +130,20 @@ train_dataloader = dict(
             ),
             repeat=0.25,
         ),
+        dict(
+            dataset=dict(
+                type=TemporalDataset,
+                rows=dict(
+                    type=charades_rows,
+                    file=f"{_charades}/charades_sta_train.txt",
+                    durations=f"{_charades}/Charades_v1_train.csv",
+                    feature_root=_features,
+                ),
+                inputs=_time_inputs,
+            ),
+            repeat=4.0,
+            batch_size=12,
+        ),
     ],
     batch_size=6,
     num_workers=1,
@@ -130,6 +158,16 @@ _valid_u = dict(
     rows=dict(type=mevis_rows, root=f"{_mevis}/valid_u"),
     labels=_mevis_labels,
 )
+_charades_test = dict(
+    rows=dict(
+        type=charades_rows,
+        file=f"{_charades}/charades_sta_test.txt",
+        durations=f"{_charades}/Charades_v1_test.csv",
+        feature_root=_features,
+    ),
+    labels=dict(type=load_labels, file=f"{data_root}/toy_world.json", dataset="charades"),
+)
+_ask_times = dict(type=AskForTimes, inputs=_time_inputs)
 benchmarks = dict(
     refcoco_val=dict(type=ReferImageBenchmark, **_val, respond=_ask),
     refcoco_testA=dict(
@@ -169,5 +207,19 @@ benchmarks = dict(
     ),
     mevis_valid_u_baseline_random=dict(
         type=ReferVideoBenchmark, **_valid_u, respond=dict(type=Trivial, kind="random")
+    ),
+    charades_test=dict(type=TemporalBenchmark, **_charades_test, respond=_ask_times),
+    charades_test_no_visual=dict(
+        type=TemporalBenchmark, **_charades_test, respond=dict(**_ask_times, use_visual=False)
+    ),
+    charades_test_baseline_whole_video=dict(
+        type=TemporalBenchmark,
+        **_charades_test,
+        respond=dict(type=TrivialTimes, kind="whole_video"),
+    ),
+    charades_test_baseline_middle_half=dict(
+        type=TemporalBenchmark,
+        **_charades_test,
+        respond=dict(type=TrivialTimes, kind="middle_half"),
     ),
 )

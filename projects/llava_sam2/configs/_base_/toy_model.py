@@ -7,8 +7,9 @@ that one decoder serves prompts and propagation.
 
 import os
 
-from projects.common.conversation import load_tokenizer
+from projects.common.conversation import load_shared_tokenizer
 from projects.llava_sam2.models.heads import ChatHead, SegmentHead, seg_projector
+from projects.llava_sam2.models.heads.temporal import FeatureProjector, TemporalHead
 from projects.llava_sam2.models.heads.track import TrackHead
 from projects.llava_sam2.models.sa2va import Sa2VA
 from projects.llava_sam2.models.toy import toy_internvl
@@ -24,7 +25,7 @@ model = dict(
     mllm=dict(
         type=toy_internvl,
         tokenizer=dict(
-            type=load_tokenizer, path=f"{os.environ.get('DATA_ROOT', 'data/toy')}/tokenizer"
+            type=load_shared_tokenizer, path=f"{os.environ.get('DATA_ROOT', 'data/toy')}/tokenizer"
         ),
         template="qwen_chat",
     ),
@@ -61,6 +62,17 @@ model = dict(
             ),
         ),
         chat=dict(type=ChatHead),
+        temporal=dict(
+            type=TemporalHead,
+            projector=dict(
+                type=FeatureProjector,
+                features=32,
+                out=96,
+                hidden=128,
+                expanded=256,
+                positions=1.0,
+            ),
+        ),
     ),
     # never read by any path: no gradient can reach it
     trainable=["*", "!grounding.blocks.no_memory_positional_encoding"],

@@ -132,6 +132,8 @@ def sinusoids(places: Tensor, width: int) -> Tensor:
 
 
 def _residual(width: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)
-    )
+    """What a residual block adds; little at first, so that a deep stack starts as a shallow one."""
+    leave = nn.Linear(width, width)
+    with torch.no_grad():
+        leave.weight.mul_(0.1)
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), leave)
