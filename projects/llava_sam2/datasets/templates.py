@@ -1,5 +1,9 @@
 """Phrasings of questions and answers. ``{expression}`` stands for what is referred to.
 
+``{phrase}`` is the expression without the determiner it begins with. A small model that must say
+the words that tell objects apart right behind [SEG] ("[SEG] red circle") has to know them at [SEG];
+behind "[SEG] the" it has not.
+
 A recipe picks a list or brings its own; each answer that is to give a mask holds one ``[SEG]``.
 """
 
@@ -53,6 +57,9 @@ IMAGE_CAPTION_QUESTIONS = (
 )
 
 
+_DETERMINERS = frozenset({"the", "a", "an", "all", "both"})
+
+
 @dataclass(frozen=True)
 class Templates:
     """Questions and answers to draw from, checked when built.
@@ -88,4 +95,6 @@ class Templates:
 
 def _fill(template: str, expression: str) -> str:
     # not str.format: an expression or a template may hold other braces
-    return template.replace("{expression}", expression)
+    first, _, rest = expression.partition(" ")
+    phrase = rest if rest and first.lower() in _DETERMINERS else expression
+    return template.replace("{expression}", expression).replace("{phrase}", phrase)

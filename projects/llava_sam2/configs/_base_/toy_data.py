@@ -43,7 +43,7 @@ _inputs = dict(
 _templates = dict(
     type=Templates,
     questions=["segment {expression} ."],
-    answers=["sure it is [SEG] {expression} ."],
+    answers=["sure it is [SEG] {phrase} ."],
 )
 _charades = f"{data_root}/video_datas/charades"
 _features = f"{data_root}/clip_features/charades"
