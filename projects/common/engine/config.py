@@ -110,7 +110,7 @@ def check_config(tree: dict[str, Any], *, train: bool = True) -> None:
 
 
 def _checkable(tree: dict[str, Any]) -> dict[str, Any]:
-    """The tree with the arguments that the engine adds later: parameters, optimizers."""
+    """The tree with the arguments that the engine adds later: parameters, optimizers, folders."""
     tree = dict(tree)
     optim = {k: v for k, v in tree.get("optim_wrapper", {}).items() if k in ("optimizer",)}
     if isinstance(optim.get("optimizer"), dict):
@@ -119,6 +119,9 @@ def _checkable(tree: dict[str, Any]) -> dict[str, Any]:
     schedulers = tree.get("param_scheduler", [])
     if isinstance(schedulers, list):
         tree["param_scheduler"] = [{"optimizer": None, **entry} for entry in schedulers]
+    backends = tree.get("vis_backends", [])
+    if isinstance(backends, list):
+        tree["vis_backends"] = [{"save_dir": "", **entry} for entry in backends]
     return tree
 
 

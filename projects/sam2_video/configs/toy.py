@@ -35,7 +35,9 @@ model = dict(
         type=TrainingUnroll,
         simulator=dict(
             type=PromptSimulator,
-            box_prob=0.33,
+            point_prob=0.3,
+            box_prob=0.4,
+            max_conditioning_frames=1,
             mix_rows=True,
             max_correction_frames=1,
             num_correction_clicks=1,
@@ -93,14 +95,14 @@ _sav = dict(
 train_dataloader = dict(
     datasets=[
         dict(dataset=_images, repeat=1.0),
-        dict(dataset=_davis, repeat=1.0),
-        dict(dataset=_sav, repeat=1.0),
+        dict(dataset=_davis, repeat=3.0),
+        dict(dataset=_sav, repeat=3.0),
     ],
     batch_size=4,
     num_workers=1,
     collate=collate_clips,
 )
-train_cfg = dict(max_steps=600)
+train_cfg = dict(max_steps=1000)
 optim_wrapper = dict(
     type=OptimWrapper,
     optimizer=dict(type=AdamW, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.02),

@@ -89,7 +89,7 @@ train_dataloader = dict(
                 frames=dict(type=RandomFrames, num=3),
                 flip=_flip,
             ),
-            repeat=0.5,
+            repeat=0.75,
         ),
         dict(
             dataset=dict(
@@ -102,7 +102,7 @@ train_dataloader = dict(
                     list_file=f"{data_root}/DAVIS/ImageSets/train.txt",
                 ),
             ),
-            repeat=1.0,
+            repeat=1.33,
         ),
         dict(
             dataset=dict(
@@ -114,7 +114,7 @@ train_dataloader = dict(
                     frame_root=f"{data_root}/SA-V/train",
                 ),
             ),
-            repeat=1.0,
+            repeat=1.33,
         ),
         dict(
             dataset=dict(
@@ -128,7 +128,7 @@ train_dataloader = dict(
                 ),
                 inputs=_inputs,
             ),
-            repeat=0.25,
+            repeat=0.1,
         ),
         dict(
             dataset=dict(
@@ -141,8 +141,8 @@ train_dataloader = dict(
                 ),
                 inputs=_time_inputs,
             ),
-            repeat=4.0,
-            batch_size=12,
+            repeat=0.9,
+            batch_size=8,
         ),
     ],
     batch_size=6,

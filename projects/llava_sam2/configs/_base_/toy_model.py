@@ -50,7 +50,9 @@ model = dict(
                 type=TrainingUnroll,
                 simulator=dict(
                     type=PromptSimulator,
-                    box_prob=0.33,
+                    point_prob=0.3,
+                    box_prob=0.4,
+                    max_conditioning_frames=1,
                     max_correction_frames=1,
                     num_correction_clicks=1,
                 ),
