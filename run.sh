@@ -173,8 +173,8 @@ eval_stage() {
 
 # The small job learns for fewer steps.
 declare -A SMALL_OPTIONS=(
-    [stage1]="train_cfg.max_steps=200"
-    [stage2]="train_cfg.max_steps=200"
+    [stage1]="train_cfg.max_steps=400"
+    [stage2]="train_cfg.max_steps=500"
 )
 
 # ---- verbs ------------------------------------------------------------------------------------
