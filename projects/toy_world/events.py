@@ -14,7 +14,7 @@ import numpy as np
 FPS = 10  # feature vectors a second, as the field extracts them
 WIDTH = 32  # of a feature vector
 FRAMES = (100, 300)  # of a video, both included: 10 to 30 seconds
-_TWO = 0.1  # how often a video has two events; telling them apart takes longer to learn
+_TWO = 0.05  # how often a video has two events; telling them apart takes longer to learn
 _ALONE, _ONE_OF_TWO = (0.15, 0.6), (0.1, 0.4)  # length of an event, as a share of the video
 _SCENE, _EVENT, _NOISE = 0.4, 1.0, 0.5  # lengths of the vectors that a frame consists of
 _ACTION = 0.6  # how much all events have in common: that somebody is doing something

@@ -51,8 +51,9 @@ _time_inputs = dict(
     type=TemporalInputs,
     tokenizer=_inputs["tokenizer"],
     template=_inputs["template"],
-    questions=["<TEMPORAL> {query} <image> when does {query} happen ?"],
-    frames=dict(type=UniformFrames, num=100),
+    # said before the frames, and more than once: a small model looks for what it has just read
+    questions=["<TEMPORAL> {query} {query} {query} <image> when ?"],
+    frames=dict(type=UniformFrames, num=50),
     fps=10.0,
     max_length=512,
 )
@@ -89,7 +90,7 @@ train_dataloader = dict(
                 frames=dict(type=RandomFrames, num=3),
                 flip=_flip,
             ),
-            repeat=0.75,
+            repeat=0.5,
         ),
         dict(
             dataset=dict(
@@ -141,7 +142,7 @@ train_dataloader = dict(
                 ),
                 inputs=_time_inputs,
             ),
-            repeat=0.9,
+            repeat=0.6,
             batch_size=8,
         ),
     ],
