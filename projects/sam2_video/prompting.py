@@ -63,12 +63,13 @@ class PromptSimulator:
             points.
         box_prob: of those, a box rather than a click.
         max_conditioning_frames: 1 to n initial conditioning frames, frame 0 always among them.
-        max_correction_frames: at most this many frames receive correction clicks (never fewer
-            than are conditioned); only where points are used.
+        max_correction_frames: at most this many frames receive correction clicks, conditioning
+            frames first; only where points are used.
         num_correction_clicks: clicks per such frame.
         gt_click_prob: a correction click comes from the ground truth, not from the error region.
         mix_rows: each object of a batch draws for itself whether it starts with a box or a click
-            (SAM 2 draws once for all). Steadier gradients where a model learns from scratch.
+            (SAM 2 draws once for all). Steadier gradients where a model learns from scratch. Not
+            with ZeRO-3: the decoder runs once per kind, and ranks may draw unlike kinds.
         box_noise, max_box_noise: jitter of a box's sides, as a share of its size and in pixels.
     """
 
@@ -162,17 +163,27 @@ class PromptSimulator:
             points float ``[B, P, 2]``, labels int64 ``[B, P]``; P is 1 or 2. Among rows that start
             with a box, a click is filled up by a padding point (label -1).
         """
-        boxed = torch.full((len(masks),), box, device=masks.device)
         if self.mix_rows:
-            boxed = random.uniform() < self.box_prob
-        if not boxed.any():
-            return sample_clicks(masks, None, random=random)
-        points, labels = sample_boxes(
+            return self._mixed_points(masks, random)
+        if box:
+            return self._boxes(masks, random)
+        return sample_clicks(masks, None, random=random)
+
+    def _boxes(self, masks: Tensor, random: RowRandom) -> tuple[Tensor, Tensor]:
+        return sample_boxes(
             masks, noise=self.box_noise, max_noise=self.max_box_noise, random=random
         )
-        if boxed.all():
-            return points, labels
+
+    def _mixed_points(self, masks: Tensor, random: RowRandom) -> tuple[Tensor, Tensor]:
+        """A box or a click per row.
+
+        Every row draws both, so that what it gets does not depend on its neighbours' draws.
+        """
+        boxed = random.uniform() < self.box_prob
+        points, labels = self._boxes(masks, random)
         click, label = sample_clicks(masks, None, random=random)
+        if not boxed.any():
+            return click, label
         click = torch.cat([click, torch.zeros_like(click)], dim=1)
         label = torch.cat([label, torch.full_like(label, -1)], dim=1)
         return (

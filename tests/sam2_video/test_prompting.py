@@ -173,6 +173,27 @@ def test_rows_can_draw_boxes_for_themselves():
     assert alone.first_points(masks, box=True, random=one_video(600))[1].shape == (600, 1)
 
 
+def test_mixed_rows_draw_the_same_whatever_lies_beside_them():
+    """Also where all rows of one process happen to start with the same kind."""
+    masks = torch.zeros(1, 32, 32, dtype=torch.bool)
+    masks[:, 4:25, 3:27] = True
+    simulator = PromptSimulator(box_prob=0.5, mix_rows=True)
+    kinds = set()
+    for seed in range(0, 40, 2):
+        pair = [seed, seed + 1]
+        points, labels = simulator.first_points(
+            masks.expand(2, -1, -1), box=False, random=RowRandom(pair, [1, 1])
+        )
+        for row, alone_seed in enumerate(pair):
+            alone, label = simulator.first_points(
+                masks, box=False, random=RowRandom([alone_seed], [1])
+            )
+            real = labels[row] >= 0
+            assert torch.equal(points[row, real], alone[0, label[0] >= 0])
+        kinds.add(tuple(labels[:, 0].tolist()))
+    assert kinds == {(1, 1), (1, 2), (2, 1), (2, 2)}
+
+
 def test_joined_points_keep_padding_last():
     first = (torch.tensor([[[1.0, 1], [2, 2]], [[3, 3], [0, 0]]]), torch.tensor([[2, 3], [1, -1]]))
     second = (torch.tensor([[[4.0, 4]], [[5, 5]]]), torch.tensor([[0], [1]]))
