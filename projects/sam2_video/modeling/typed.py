@@ -130,9 +130,18 @@ class MixedPrompt:
         named = [row for rows, _ in self.parts for row in rows.tolist()]
         if len(set(named)) != len(named) or any(not 0 <= row < self.size for row in named):
             raise ValueError(f"rows of a mixed prompt must be distinct and in 0..{self.size - 1}")
+        # a part that covers all rows is decoded without gathering them
+        self.parts = [_ascending(rows, prompt) for rows, prompt in self.parts]
 
     def __len__(self) -> int:
         return self.size
+
+
+def _ascending(rows: Tensor, prompt: Prompt) -> tuple[Tensor, Prompt]:
+    order = rows.argsort()
+    if bool((order.diff() == 1).all()):
+        return rows, prompt
+    return rows[order], prompt.rows(order)
 
 
 @dataclass

@@ -131,6 +131,21 @@ def test_mixed_kinds_answer_as_if_alone(model, features):
 
 
 @torch.no_grad()
+def test_the_order_of_rows_in_a_mixed_prompt_does_not_matter(model, features):
+    tracker = Tracker(model, policy=LEARNING)
+    rows, masks = features.rows(torch.tensor([0, 1])), square_masks(2)
+    swapped = torch.tensor([1, 0])
+    for prompt in (Prompt(mask=masks), clicks([(20, 30, 1)], [(60, 60, 1)])):
+        mixed = MixedPrompt(2, [(swapped, prompt.rows(swapped))])
+        memories = [tracker.new_memory(), tracker.new_memory()]
+        plain = tracker.step(rows, 0, memories[0], prompt=prompt)
+        other = tracker.step(rows, 0, memories[1], prompt=mixed)
+        assert torch.equal(plain.masks, other.masks) and torch.equal(plain.pointer, other.pointer)
+        left, right = (memory.conditioning[0].memory for memory in memories)
+        assert torch.equal(left, right) and not torch.equal(left[0], left[1])
+
+
+@torch.no_grad()
 def test_groups_with_one_and_three_candidates_merge_without_changing_min_or_mean(features):
     config = toy_config()
     config.multimask_output_in_sam = True
