@@ -30,7 +30,7 @@ class HorizontalFlip:
 
 
 class RandomAffine:
-    """Rotation by up to ``degrees``, shear by up to ``shear`` degrees, shift and scale.
+    """Rotation by up to ``degrees``, shear along x by up to ``shear`` degrees, shift and scale.
 
     An affine that moves every object out of the first frame is drawn again, a few times; in the
     end the clip stays as it is.
@@ -62,7 +62,7 @@ class RandomAffine:
                 angle=float(rng.uniform(-self.degrees, self.degrees)),
                 translate=[float(shift[0] * width), float(shift[1] * height)],
                 scale=float(rng.uniform(*self.scale)),
-                shear=[float(value) for value in rng.uniform(-self.shear, self.shear, 2)],
+                shear=[float(rng.uniform(-self.shear, self.shear)), 0.0],
             )
             masks = F.affine(clip.masks.to(torch.uint8), **params, fill=[0.0]).bool()
             if masks[0].any():

@@ -200,6 +200,16 @@ def test_flip_mirrors_and_affine_is_the_same_for_all_frames():
     assert not torch.equal(moved.masks[0, 1], clip.masks[0, 1])
 
 
+def test_shear_is_along_x():
+    clip = marked_clip()
+    shapes = set()
+    for seed in range(8):
+        sheared = RandomAffine(degrees=0, shear=20)(clip, np.random.default_rng(seed))
+        assert torch.equal(sheared.masks[0, 0].sum(1), clip.masks[0, 0].sum(1))
+        shapes.add(tuple(sheared.masks[0, 0].any(0).tolist()))
+    assert len(shapes) > 3
+
+
 def test_affine_that_loses_every_object_is_drawn_again():
     clip = marked_clip()
     clip.masks[:] = False
