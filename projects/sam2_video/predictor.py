@@ -52,7 +52,8 @@ class ObjectPrompt:
         where = f"prompt of object {self.object_id} on frame {self.frame}"
         if self.mask is not None and (self.points is not None or self.box is not None):
             raise ValueError(f"{where}: give a mask, or points and a box, not both")
-        if self.mask is None and self.points is None and self.box is None:
+        nothing = self.points is None or len(self.points) == 0
+        if self.mask is None and self.box is None and nothing:
             raise ValueError(f"{where}: give points, a box or a mask")
         if (self.points is None) != (self.labels is None):
             raise ValueError(f"{where}: points need a label each (1 positive, 0 negative)")
@@ -283,9 +284,10 @@ class VideoPredictor:
                 f"mask of object {prompt.object_id} on frame {prompt.frame} is "
                 f"{tuple(mask.shape)}, the frame {tuple(size)} (height, width)"
             )
+        mask = mask.bool()  # also of 0 and 255
         side = self.sam2.image_size
         if tuple(size) == (side, side):
-            return mask.bool()[None]
+            return mask[None]
         resized = F.interpolate(
             mask.float()[None, None],
             (side, side),
@@ -319,14 +321,14 @@ def inference(model: nn.Module) -> Iterator[None]:
 
     Not ``torch.inference_mode``: tables that the model caches must stay usable in training.
     """
-    modes = [(module, module.training) for module in model.modules()] if model.training else []
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for module in training:
+            module.training = True
 
 
 def resize_frames(frames: Tensor, side: int) -> Tensor:

@@ -209,6 +209,24 @@ def test_the_model_is_left_as_it_was(clip):
         assert torch.is_grad_enabled()
 
 
+def test_a_part_that_trains_in_a_frozen_model_trains_on(clip):
+    model = toy_sam2(seed=0).eval()
+    model.blocks.mask_decoder.train()
+    sample = clip(frames=2, objects=1, seed=0)
+    for _ in VideoPredictor(model).propagate(as_video(sample), mask_prompts(sample)):
+        assert not model.training and not model.blocks.vision_encoder.training
+        assert model.blocks.mask_decoder.training and model.blocks.mask_decoder.conv_s0.training
+
+
+def test_masks_of_0_and_255_are_masks(tracker_model):
+    predictor = VideoPredictor(tracker_model)
+    mask = np.zeros((60, 100), bool)
+    mask[13:31, 22:57] = True
+    given = [ObjectPrompt(1, 0, mask=m) for m in (mask, mask.astype(np.uint8) * 255)]
+    left, right = (predictor._to_input(prompt, mask.shape) for prompt in given)
+    assert torch.equal(left, right) and left.any()
+
+
 def test_mistakes_are_named(tracker_model):
     video = np.zeros((3, 32, 32, 3), np.uint8)
     predictor = VideoPredictor(tracker_model)
@@ -226,6 +244,8 @@ def test_mistakes_are_named(tracker_model):
         next(predictor.propagate(video, [prompt]))
     with pytest.raises(ValueError, match="give points, a box or a mask"):
         ObjectPrompt(1, 0)
+    with pytest.raises(ValueError, match="give points, a box or a mask"):
+        ObjectPrompt(1, 0, points=np.zeros((0, 2)), labels=np.zeros(0))
     with pytest.raises(ValueError, match="not both"):
         ObjectPrompt(1, 0, box=box, mask=np.ones((2, 2), bool))
     with pytest.raises(ValueError, match="2 points and 1 labels"):
