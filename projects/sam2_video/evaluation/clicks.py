@@ -8,6 +8,7 @@ import numpy as np
 
 from projects.common.masks import encode_rle, mask_to_box
 from projects.sam2_video.data.coco import ImageVideo
+from projects.sam2_video.data.png import FolderVideo
 from projects.sam2_video.data.sources import AnnotatedVideo, AnnotationSource
 from projects.sam2_video.evaluation.davis import region_similarity
 from projects.sam2_video.evaluation.vos import Predicts
@@ -80,7 +81,9 @@ def _corner_pixels(mask: np.ndarray) -> np.ndarray:
 
 
 def _image(video: AnnotatedVideo) -> Record:
-    """Where the report finds the picture."""
+    """Where the report finds the picture; a frame inside of an mp4 has no path."""
     if isinstance(video, ImageVideo):
         return {"image": str(video.path)}
-    return {"image": str(video.folder.files[video.frame_indices[0]])}
+    if isinstance(video, FolderVideo):
+        return {"image": str(video.folder.files[video.frame_indices[0]])}
+    return {}

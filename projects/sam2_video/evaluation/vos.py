@@ -48,8 +48,13 @@ class VosBenchmark:
 
     def predict(self, model: Predicts, index: int) -> list[Record]:
         video = self.source[index]
+        if self.skip_first_and_last and video.num_frames < 3:
+            raise ValueError(
+                f"video {video.folder.path}: {video.num_frames} annotated frames, none is left to "
+                "score without the first and the last; leave it out by a file list"
+            )
         annotated = [video.read_masks(i) for i in range(video.num_frames)]
-        truths = _per_object(annotated)
+        truths = _per_object(annotated, where=f"video {video.folder.path}")
         predictions = self._track(model.video_predictor(), video, truths)
         return [self._record(video, key, predictions[key], truth) for key, truth in truths.items()]
 
@@ -105,13 +110,13 @@ class VosBenchmark:
         }
 
 
-def _per_object(annotated: list[dict[int, np.ndarray]]) -> dict[int, np.ndarray]:
+def _per_object(annotated: list[dict[int, np.ndarray]], *, where: str) -> dict[int, np.ndarray]:
     """Masks bool ``[T, H, W]`` of every object that any annotated frame shows."""
     shapes = {mask.shape for masks in annotated for mask in masks.values()}
     if len(shapes) > 1:
-        raise ValueError(f"masks of one video have several sizes: {sorted(shapes)}")
+        raise ValueError(f"{where}: its masks have several sizes: {sorted(shapes)}")
     shown = {key for masks in annotated for key, mask in masks.items() if mask.any()}
     if not shown:
-        raise ValueError("a video without any object; leave it out by a file list")
+        raise ValueError(f"{where}: no mask shows an object; leave it out by a file list")
     empty = np.zeros(shapes.pop(), dtype=bool)
     return {key: np.stack([masks.get(key, empty) for masks in annotated]) for key in sorted(shown)}

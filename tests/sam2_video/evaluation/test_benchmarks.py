@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from projects.common.masks import decode_rle, write_palette_png
+from projects.common.masks import decode_rle, encode_rle, write_palette_png
+from projects.common.video import write_mp4
 from projects.sam2_video.data.coco import CocoImageSource
 from projects.sam2_video.data.png import PaletteSource
+from projects.sam2_video.data.sav import SavSource
 from projects.sam2_video.evaluation.clicks import ClickBenchmark
 from projects.sam2_video.evaluation.davis import boundary_measure, region_similarity
 from projects.sam2_video.evaluation.vos import VosBenchmark
@@ -105,6 +107,20 @@ def test_records_are_json_with_a_few_masks(davis):
         )
 
 
+def test_videos_that_cannot_be_scored_are_named(davis, tmp_path):
+    model = Oracle()
+    folder = tmp_path / "Annotations" / "a"
+    for frame in range(FRAMES):
+        write_palette_png(folder / f"{frame:05d}.png", np.zeros(SIZE, np.uint8))
+    with pytest.raises(ValueError, match="JPEGImages/a: no mask shows an object"):
+        VosBenchmark(source=davis).predict(model, 0)
+    for frame in range(2, FRAMES):
+        (folder / f"{frame:05d}.png").unlink()
+    with pytest.raises(ValueError, match="JPEGImages/a: 2 annotated frames"):
+        VosBenchmark(source=davis).predict(model, 0)
+    assert not model.prompts  # nothing was tracked
+
+
 def test_a_real_model_runs_the_benchmark(davis, random_sam2):
     class Model:
         def video_predictor(self):
@@ -187,3 +203,17 @@ def test_clicks_on_the_first_frame_of_videos(davis, random_sam2):
     assert decode_rle(record["pred"], where="pred").shape == SIZE
     expected = region_similarity(decode_rle(record["pred"], where="pred"), truth_of(1, 0))
     assert record["iou"] == pytest.approx(expected)
+
+
+def test_clicks_on_the_first_frame_of_a_video_file(tmp_path, random_sam2):
+    class Model:
+        def video_predictor(self):
+            return VideoPredictor(random_sam2)
+
+    write_mp4(tmp_path / "a.mp4", [np.zeros((*SIZE, 3), np.uint8)] * 4, 24)
+    masklet = [[encode_rle(truth_of(1, 0))]]
+    (tmp_path / "a_manual.json").write_text(json.dumps({"masklet": masklet}))
+    source = SavSource(annotation_root=tmp_path, frame_root=tmp_path)
+    (record,) = ClickBenchmark(source=source).predict(Model(), 0)
+    assert "image" not in record and record["object"] == "0"
+    assert np.array_equal(decode_rle(record["gt"], where="gt"), truth_of(1, 0))
