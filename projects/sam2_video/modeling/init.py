@@ -27,7 +27,7 @@ def apply_scratch_init(model: Sam2, *, seed: int) -> None:
 
     Args:
         model: on any device but "meta".
-        seed: of the draws; the global random state is left as it was.
+        seed: of the draws; the CPU's global random state is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
