@@ -56,8 +56,9 @@ with_lock() {
 setup() {
     local stamp
     stamp="$(fingerprint requirements.txt requirements-nodeps.txt constraints.txt)"
-    [[ "$(cat "$VENV/.installed" 2>/dev/null)" == "$stamp" ]] && return
-    with_lock install_main "$stamp"
+    [[ "$(cat "$VENV/.installed" 2>/dev/null)" == "$stamp" ]] || with_lock install_main "$stamp"
+    # the launchers take the environment that is active, which may be another one (conda's base)
+    export VIRTUAL_ENV="$PWD/$VENV" PATH="$PWD/$VENV/bin:$PATH"
 }
 
 install_main() {

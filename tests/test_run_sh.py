@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -67,6 +68,64 @@ def test_pip_s_own_words_reach_the_user_when_it_fails(tmp_path):
     assert result.returncode == 1
     assert "no room on disk" in result.stderr and "pip failed" in result.stderr
     assert not (tmp_path / ".venv" / ".installed").exists()
+
+
+def test_it_runs_in_its_own_environment_although_another_is_active(tmp_path):
+    """conda activates its base in every shell; what run.sh installs lies in .venv."""
+    shutil.copytree(ROOT / "tools", tmp_path / "tools")
+    for name in ("run.sh", "requirements.txt", "requirements-nodeps.txt", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    for folder in (".venv", "conda"):
+        python = tmp_path / folder / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.write_text(f"#!/bin/bash\necho {folder}\n")
+        python.chmod(0o755)
+    names = ("requirements.txt", "requirements-nodeps.txt", "constraints.txt")
+    content = b"".join((tmp_path / name).read_bytes() for name in names)
+    (tmp_path / ".venv" / ".installed").write_text(hashlib.sha256(content).hexdigest())
+    conda = tmp_path / "conda"
+    result = run(
+        *("train", "config.py", "1"),
+        folder=tmp_path,
+        CONDA_PREFIX=str(conda),
+        PATH=f"{conda / 'bin'}:{os.environ['PATH']}",
+        CUDA_VISIBLE_DEVICES="",
+        PORT="1",
+    )
+    assert (result.returncode, result.stdout) == (0, ".venv\n"), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("active", "expected"),
+    [
+        ({}, ".venv"),
+        ({"CONDA_PREFIX": "/conda", "CONDA_DEFAULT_ENV": "base"}, ".venv"),
+        ({"CONDA_PREFIX": "/conda", "CONDA_DEFAULT_ENV": "mine"}, "active"),
+        ({"VIRTUAL_ENV": "/mine"}, "active"),
+    ],
+)
+def test_the_launchers_take_the_chosen_environment(tmp_path, active, expected):
+    """In folders whose names have spaces."""
+    root = tmp_path / "a clone"
+    for folder in (root / ".venv" / "bin", tmp_path / "active"):
+        folder.mkdir(parents=True)
+        (folder / "python").touch(mode=0o755)
+    (root / "tools").mkdir()
+    shutil.copy(ROOT / "tools" / "python.sh", root / "tools")
+    environment = {"PATH": f"{tmp_path / 'active'}:{os.environ['PATH']}", **active}
+    command = 'set -euo pipefail; source tools/python.sh; echo "$PYTHON"'
+    told = subprocess.run(
+        ["bash", "-c", command], cwd=root, env=environment, capture_output=True, text=True
+    )
+    assert told.returncode == 0 and f"/{expected}/" in told.stdout, told
+
+
+@pytest.mark.parametrize(("devices", "count"), [("", 0), ("-1", 0), ("0", 1), ("0,3", 2)])
+def test_visible_gpus_are_counted(devices, count):
+    command = f'source "{ROOT}/tools/python.sh" && count_gpus'
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": devices}
+    told = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True)
+    assert told.stdout.strip() == str(count)
 
 
 def test_scores_below_their_minima_are_named():
