@@ -16,9 +16,9 @@ import torch
 from mmengine.config import DictAction
 
 import projects  # noqa: F401  (compatibility lines first)
-from projects.common import registry
 from projects.common.engine import checkpoints
 from projects.common.engine.config import check_config, load_config, plain
+from projects.common.engine.runner import build_model
 from projects.llava_sam2.evaluation.ask import ask_file, asker, check_paths
 
 
@@ -50,10 +50,12 @@ def main() -> None:
         check_config(tree, train=False)
         checkpoints.weights_file(args.checkpoint)
         ask = asker(tree)
-        model = registry.build(tree["model"])
+        # seeded as in training: what is frozen and drawn at random is not in the checkpoint
+        model = build_model(tree, int(tree.get("seed", 0)))
         checkpoints.load_model(model, args.checkpoint)
         model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-        answer = ask_file(model, ask, args.path, args.expression, args.out, fps=args.fps)
+        with model.autocast():
+            answer = ask_file(model, ask, args.path, args.expression, args.out, fps=args.fps)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(str(error))
     if not answer.masks:

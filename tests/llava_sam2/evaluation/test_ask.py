@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from projects.common.conversation import load_tokenizer
+from projects.common.engine import checkpoints
+from projects.common.engine.config import load_config, plain
+from projects.common.engine.runner import build_model
 from projects.common.video import open_video
 from projects.common.visualise import legible_scale, overlay
 from projects.llava_sam2.datasets.frame_samplers import UniformFrames
@@ -14,8 +18,11 @@ from projects.llava_sam2.datasets.templates import Templates
 from projects.llava_sam2.evaluation.ask import ask_file, asker, check_paths
 from projects.llava_sam2.evaluation.refer_image import ReferImageBenchmark
 from projects.llava_sam2.evaluation.responders import AskModel, Trivial
+from projects.llava_sam2.predictor import Answer
+from tests.engine.processes import CONFIG
 from tests.llava_sam2.datasets.tiny import save_jpeg, write_tokenizer
 from tests.llava_sam2.evaluation.tiny_model import Script, toy_model
+from tools import predict
 
 TEMPLATES = Templates(questions=["segment {expression} ."], answers=["sure it is [SEG] ."])
 
@@ -58,6 +65,32 @@ def test_wrong_paths_are_refused_first(tmp_path, clip):
     with pytest.raises(ValueError, match=r"o\.mp4: an answer about .* is written as \.jpg"):
         check_paths(clip / "00000.jpg", tmp_path / "o.mp4")
     check_paths(clip, tmp_path / "o.mp4")
+
+
+def test_the_model_is_seeded_as_in_training(tmp_path, clip, monkeypatch):
+    """What is frozen and drawn at random is not in the checkpoint; it has to be drawn again."""
+    tree = plain(load_config(CONFIG))
+    trained = build_model(tree, seed=tree["seed"])
+    frozen = checkpoints.frozen_fingerprints(trained)
+    names = checkpoints.names_to_save(trained)
+    weights = {name: trained.state_dict()[name] + 1 for name in names}
+    checkpoints.save_weights(weights, tmp_path / "model.safetensors", frozen)
+    asked = []
+
+    def ask_instead(model, *rest, **options):
+        asked.append(model)
+        return Answer("nothing")
+
+    monkeypatch.setattr(predict, "asker", lambda tree: None)
+    monkeypatch.setattr(predict, "ask_file", ask_instead)
+    out = ["--out", str(tmp_path / "o.png")]
+    command = ["predict", CONFIG, str(tmp_path), str(clip), "dog", *out]
+    monkeypatch.setattr("sys.argv", command)
+    torch.manual_seed(99)
+    predict.main()
+    (model,) = asked
+    assert torch.equal(model.frozen.weight, trained.frozen.weight)
+    assert torch.equal(model.head.weight, trained.head.weight + 1) and not model.training
 
 
 def test_the_config_says_how_to_ask(tmp_path):
