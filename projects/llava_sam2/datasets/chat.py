@@ -132,7 +132,9 @@ def _problem(record: Any, image_root: Path) -> str | None:
     if not isinstance(record, dict) or not {"image", "conversations"} <= record.keys():
         return "it needs 'image' and 'conversations'"
     turns = record["conversations"]
-    speakers = [turn.get("from") for turn in turns]
+    if not all(isinstance(turn, dict) and {"from", "value"} <= turn.keys() for turn in turns):
+        return "each turn of 'conversations' needs 'from' and 'value'"
+    speakers = [turn["from"] for turn in turns]
     if not turns or speakers != ["human", "gpt"] * (len(turns) // 2):
         return f"speakers must alternate human, gpt; found {speakers}"
     if any(not _text(turn) for turn in turns):

@@ -43,6 +43,8 @@ def mevis_rows(
     if not isinstance(videos, dict) or not isinstance(videos.get("videos"), dict):
         raise ValueError(f"{meta_file}: expected an object with 'videos'")
     masks = load_json(masks_file)
+    if not isinstance(masks, dict):
+        raise ValueError(f"{masks_file}: expected an object of anno_ids")
     errors = RowErrors(meta_file, on_bad_row)
     rows = []
     for name, video in list(videos["videos"].items())[:limit]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ from projects.llava_sam2.datasets.rows import (
 )
 
 _REF_FIELDS = ("ref_id", "ann_id", "image_id", "split", "sentences")
+_SENTENCE_FIELDS = ("sent_id", "sent")
+_INSTANCE_FIELDS = {
+    "images": ("id", "file_name", "height", "width"),
+    "annotations": ("id", "image_id", "segmentation"),
+}
 
 
 def refcoco_rows(
@@ -68,17 +74,22 @@ def _read_instances(
 ) -> tuple[dict[int, dict[str, Any]], dict[int, list[dict[str, Any]]]]:
     """Images by id, and each image's annotations."""
     data = load_json(path)
-    try:
-        images = {image["id"]: image for image in data["images"]}
-        annotations: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        for annotation in data["annotations"]:
-            annotations[annotation["image_id"]].append(annotation)
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path}: not a COCO instances file ({type(error).__name__}: {error}); it needs "
-            "'images' with 'id' and 'annotations' with 'image_id'"
-        ) from error
-    return images, annotations
+    for part, fields in _INSTANCE_FIELDS.items():
+        if not isinstance(data, dict) or not isinstance(data.get(part), list):
+            raise ValueError(f"{path}: not a COCO instances file; it needs a list {part!r}")
+        for number, entry in enumerate(data[part]):
+            missing = _missing(entry, fields)
+            if missing:
+                raise ValueError(f"{path}: {part}[{number}] lacks {missing}")
+    annotations: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for annotation in data["annotations"]:
+        annotations[annotation["image_id"]].append(annotation)
+    return {image["id"]: image for image in data["images"]}, annotations
+
+
+def _missing(record: Any, fields: Sequence[str]) -> str:
+    """Those of the fields that a record lacks."""
+    return ", ".join(f for f in fields if not isinstance(record, dict) or f not in record)
 
 
 def _refs_of_split(path: Path, split: str) -> dict[int, list[dict[str, Any]]]:
@@ -87,9 +98,9 @@ def _refs_of_split(path: Path, split: str) -> dict[int, list[dict[str, Any]]]:
         raise ValueError(f"{path}: expected a list of refs, found {type(refs).__name__}")
     by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for number, ref in enumerate(refs):
-        missing = [name for name in _REF_FIELDS if name not in ref]
+        missing = _missing(ref, _REF_FIELDS)
         if missing:
-            raise ValueError(f"{path}: record {number} lacks {', '.join(missing)}")
+            raise ValueError(f"{path}: record {number} lacks {missing}")
         if ref["split"] == split:
             by_image[ref["image_id"]].append(ref)
     if not by_image:
@@ -147,6 +158,10 @@ def _expressions(
         return []
     expressions = []
     for sentence in ref["sentences"]:
+        missing = _missing(sentence, _SENTENCE_FIELDS)
+        if missing:
+            errors.add(where, f"a sentence lacks {missing}")
+            continue
         text = sentence["sent"].strip()
         if text:
             expressions.append(Expression(text, target, str(sentence["sent_id"])))

@@ -239,6 +239,7 @@ def test_llava_json(tmp_path, inputs):
         "speakers must alternate": good | {"conversations": [turn, turn]},
         "an empty question or answer": good | {"conversations": [turn, reply | {"value": " "}]},
         "it needs 'image' and 'conversations'": {"image": "a.jpg"},
+        "each turn .* needs 'from' and 'value'": good | {"conversations": [turn, {"from": "gpt"}]},
     }
     for message, record in bad.items():
         file.write_text(json.dumps([good, record]))

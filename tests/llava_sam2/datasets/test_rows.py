@@ -95,6 +95,11 @@ def _unknown_image(instances, refs):
     return r"image_id 77: not among the images of .*instances\.json"
 
 
+def _sentence_without_text(instances, refs):
+    del refs[0]["sentences"][1]["sent"]
+    return r"ref_id 1: a sentence lacks sent"
+
+
 def _missing_image_file(instances, refs):
     instances["images"][0]["file_name"] = "gone.jpg"
     return r"image_id 1: no image file .*gone\.jpg"
@@ -110,6 +115,7 @@ def _missing_image_file(instances, refs):
         _broken_rle,
         _broken_polygon,
         _unknown_image,
+        _sentence_without_text,
         _missing_image_file,
     ],
 )
@@ -126,6 +132,15 @@ def test_refcoco_bad_records_are_named_or_skipped(tmp_path, caplog, spoil):
     assert "1 bad records" in caplog.text
     kept = [e.text for row in rows for e in row.expressions]
     assert "blue square" in kept and 1 <= len(kept) <= 3
+
+
+@pytest.mark.parametrize(("part", "field"), [("images", "height"), ("annotations", "segmentation")])
+def test_refcoco_incomplete_instances_are_named(tmp_path, part, field):
+    instances, refs = refcoco_content()
+    del instances[part][1][field]
+    files = write_refcoco(tmp_path, instances, refs)
+    with pytest.raises(ValueError, match=rf"instances\.json: {part}\[1\] lacks {field}"):
+        refcoco_rows(**files, split="train")
 
 
 def test_refcoco_wrong_files(tmp_path):
@@ -244,6 +259,9 @@ def test_mevis_missing_files(tmp_path):
     root = write_mevis(tmp_path)
     (root / "mask_dict.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"mask_dict\.json"):
+        mevis_rows(root=root)
+    (root / "mask_dict.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"mask_dict\.json: expected an object"):
         mevis_rows(root=root)
     (root / "meta_expressions.json").write_text("[]")
     with pytest.raises(ValueError, match=r"meta_expressions\.json: expected an object"):
