@@ -208,7 +208,7 @@ class GroundedPredictor:
                     replies += self._generate(questions[part], visual, video=video, name=name)
                 else:
                     turns = list(zip(questions[part], forced[part], strict=True))
-                    replies += self._force(turns, pixel_values, video=video, name=name)
+                    replies += self._force(turns, visual, video=video, name=name)
         return replies
 
     def _generate(
@@ -226,17 +226,17 @@ class GroundedPredictor:
         return [_Reply(answer.text, answer.seg_hidden) for answer in generated]
 
     def _force(
-        self, turns: Sequence[Turn], pixel_values: Tensor, *, video: bool, name: str
+        self, turns: Sequence[Turn], visual: Tensor, *, video: bool, name: str
     ) -> list[_Reply]:
         mllm = self.model.mllm
-        tiles = len(pixel_values)
         ids = [
-            self.inputs.conversation([turn], tiles=tiles, video=video, name=name).input_ids
+            self.inputs.conversation([turn], tiles=len(visual), video=video, name=name).input_ids
             for turn in turns
         ]
         input_ids = pad_sequence(ids, batch_first=True, padding_value=PAD).to(mllm.device)
         known = input_ids != PAD
-        hidden = mllm(input_ids.where(known, 0), known, pixel_values.repeat(len(ids), 1, 1, 1))
+        visual = visual.repeat(len(ids), 1, 1)
+        hidden = mllm(input_ids.where(known, 0), known, visual=visual)
         seg_hidden, counts = gather_seg(hidden, input_ids, mllm.seg_id)
         parts = seg_hidden.split(counts)
         return [_Reply(answer, part) for (_, answer), part in zip(turns, parts, strict=True)]

@@ -86,7 +86,7 @@ def build_train_loader(
         batch_sampler=sampler,
         collate_fn=WrappedCollate(_build_collate(collate)),
         num_workers=num_workers,
-        pin_memory=False,  # a typed batch would have to know how
+        pin_memory=torch.cuda.is_available(),  # typed batches pin their own tensors
         worker_init_fn=_one_thread if num_workers else None,
     )
 

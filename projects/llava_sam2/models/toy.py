@@ -81,7 +81,7 @@ def scratch_init(model: InternVLForConditionalGeneration, *, seed: int) -> None:
     torch's own defaults for linear layers and convolutions, N(0, 0.5) for words, N(0, 0.1) for the
     positions of patches.
     """
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # the model is on the CPU; touch no GPU
         torch.manual_seed(seed)
         for module in model.modules():
             if isinstance(module, (nn.Linear, nn.Conv2d)):
