@@ -37,7 +37,7 @@ class ImageVideo:
     def read_masks(self, index: int) -> dict[int, np.ndarray]:
         return {
             int(entry["id"]): decode_segmentation(
-                entry["segmentation"],
+                entry.get("segmentation"),
                 self.height,
                 self.width,
                 where=f"{self.where}, annotation {entry['id']}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,12 @@ class ClickBenchmark:
 
     def fingerprint(self) -> str:
         """What the records depend on beside the weights."""
-        return repr((vars(self.source).get("annotation_file"), len(self.source), self.count))
+        parts = vars(
+            self.source
+        )  # a COCO file with ids of images, or a folder with names of videos
+        where = str(parts.get("annotation_file") or parts.get("annotation_root"))
+        items = list(parts.get("image_ids") or parts.get("names") or ())[: self.count]
+        return hashlib.sha256(repr((where, items, self.count)).encode()).hexdigest()
 
 
 def _corner_pixels(mask: np.ndarray) -> np.ndarray:

@@ -273,6 +273,10 @@ def test_broken_coco_files_name_file_and_record(refcoco):
     path.write_text(json.dumps(record))
     with pytest.raises(ValueError, match=r"instances.json, annotation 10"):
         coco_source(refcoco)[0].read_masks(0)
+    del record["annotations"][0]["segmentation"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"instances.json, annotation 10: expected a list"):
+        coco_source(refcoco)[0].read_masks(0)
     record["annotations"][0]["image_id"] = 99
     path.write_text(json.dumps(record))
     with pytest.raises(ValueError, match="annotation 10 is of image 99"):

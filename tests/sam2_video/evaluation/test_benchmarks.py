@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -190,6 +191,32 @@ def test_one_click_and_one_box_per_object(image_source):
         "box_iou": pytest.approx(np.mean([record["box_iou"] for record in records])),
     }
     assert records[0]["image"].endswith("1.jpg")
+
+
+def test_an_interrupted_evaluation_goes_on_with_the_same_images_only(tmp_path):
+    """Two splits with equally many images in one file are not the same evaluation."""
+    square = [[5, 5, 20, 5, 20, 20, 5, 20]]
+    record = {"images": [], "annotations": []}
+    for key in (1, 2):
+        Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(tmp_path / f"{key}.jpg")
+        image = {"id": key, "file_name": f"{key}.jpg", "height": SIZE[0], "width": SIZE[1]}
+        record["images"].append(image)
+        record["annotations"].append({"id": key, "image_id": key, "segmentation": square})
+    (tmp_path / "instances.json").write_text(json.dumps(record))
+    refs = [{"image_id": 1, "split": "val"}, {"image_id": 2, "split": "testA"}]
+    (tmp_path / "refs.p").write_bytes(pickle.dumps(refs))
+
+    def fingerprint(*splits, **options):
+        source = CocoImageSource(
+            annotation_file=tmp_path / "instances.json",
+            image_root=tmp_path,
+            refs_file=tmp_path / "refs.p",
+            splits=splits,
+        )
+        return ClickBenchmark(source=source, **options).fingerprint()
+
+    assert fingerprint("val") == fingerprint("val") != fingerprint("testA")
+    assert fingerprint("val", "testA") != fingerprint("val", "testA", max_items=1)
 
 
 def test_clicks_on_the_first_frame_of_videos(davis, random_sam2):
