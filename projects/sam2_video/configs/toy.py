@@ -146,3 +146,4 @@ benchmarks = dict(
     ),
 )
 seed = 0
+find_unused_parameters = True  # without DeepSpeed: a batch uses the parameters of its prompts

@@ -81,6 +81,8 @@ def test_every_dataset_has_a_head_that_learns_from_it(tree, model, datasets):
         model.zero_grad()
         sum(losses.values()).backward()
         trained = {name for name, p in model.named_parameters() if p.grad is not None}
+        trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+        assert trained == trainable or tree["find_unused_parameters"]  # or plain DDP would stop
         head = f"heads.{dataset.task}."
         assert all(name in trained for name, _ in model.named_parameters() if name.startswith(head))
         assert any(name.startswith("mllm.") for name in trained) == (dataset.task != "track")

@@ -17,3 +17,4 @@ param_scheduler = [
 checkpoint = dict(interval=200, keep=2)
 log = dict(interval=10)
 seed = 0
+find_unused_parameters = True  # without DeepSpeed: a batch uses the parameters of its task
