@@ -49,7 +49,7 @@ def still() -> list[tuple[Scene, Expression]]:
 
 @pytest.fixture(scope="module")
 def moving() -> list[tuple[Scene, Expression]]:
-    return sample(6, 110, 8, VIDEO_FAMILIES)
+    return sample(6, 180, 8, VIDEO_FAMILIES)
 
 
 # A second, plain reading of the texts: words -> things, from masks.
@@ -206,7 +206,8 @@ def test_families_have_their_shares_and_their_point(still, moving) -> None:
             assert all(point in e.needs for e in single if point in e.uses)
     both = [e for _, e in still if e.uses == ("colour", "shape")]
     by_colour_alone = np.mean(["shape" not in e.needs for e in both])
-    assert len(both) > 150 and by_colour_alone < 0.62
+    # about three in four, as in the prototype that the goals were set with
+    assert len(both) > 150 and 0.65 < by_colour_alone < 0.8
 
 
 def test_texts_of_a_scene_differ_and_weights_are_followed() -> None:

@@ -11,6 +11,9 @@ import torch
 from mmengine.model import BaseDataPreprocessor, BaseModel
 from torch import Tensor
 
+from projects.common import registry
+from projects.common.engine.seeding import seed_everything
+
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
 
 
@@ -80,3 +83,11 @@ class TrainableModel(BaseModel):
     def init_weights(self) -> None:
         """Leave the weights alone: constructors initialise, and mmengine would walk into
         transformers' methods of the same name and undo what was loaded."""
+
+
+def build_model(tree: dict[str, Any], seed: int) -> TrainableModel:
+    """Build a config's model; the seed decides its initial weights on every rank alike."""
+    seed_everything(seed)
+    model = registry.build(tree["model"])
+    model.precision = tree.get("precision", "fp32")
+    return model

@@ -25,11 +25,11 @@ from projects.common.engine.hooks.finite import FiniteLossHook
 from projects.common.engine.hooks.metrics import MetricsHook
 from projects.common.engine.loader import build_train_loader
 from projects.common.engine.loop import StepLoop
-from projects.common.engine.model import TrainableModel
+from projects.common.engine.model import build_model
 from projects.common.engine.optim import TrainableGroups
 from projects.common.engine.quiet import file_only
 from projects.common.engine.resume import restore_training
-from projects.common.engine.seeding import StepSeedHook, seed_everything
+from projects.common.engine.seeding import StepSeedHook
 from projects.common.engine.strategy import DistributedStrategy, SingleStrategy
 
 
@@ -100,14 +100,6 @@ def build_runner(
     runner.resume_folder = folder
     runner.frozen = frozen
     return runner
-
-
-def build_model(tree: dict[str, Any], seed: int) -> TrainableModel:
-    """Build a config's model; the seed decides its initial weights on every rank alike."""
-    seed_everything(seed)
-    model = registry.build(tree["model"])
-    model.precision = tree.get("precision", "fp32")
-    return model
 
 
 def _begin(work_dir: Path, resume: str | Path | bool) -> tuple[Path | None, str]:
