@@ -75,7 +75,7 @@ def _row(pictures: list[examples.Picture]) -> Image.Image:
     """Pictures of equal width in a row over the full width, captions below."""
     width = (WIDTH - 2 * MARGIN - GAP * (len(pictures) - 1)) // len(pictures)
     panels = [_panel(picture, width) for picture in pictures]
-    captions = [_lines(f"{p.caption} ({p.metric}\u00a0{p.score:.2f})", width) for p in pictures]
+    captions = [_lines(f"{p.caption} ({p.metric} {p.score:.2f})", width) for p in pictures]
     height = max(panel.shape[0] for panel in panels)
     below = 8 + LINE * max(map(len, captions))
     row = Image.new("RGB", (WIDTH - 2 * MARGIN, height + below), _BACKGROUND)
