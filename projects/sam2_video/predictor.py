@@ -3,62 +3,38 @@
 Objects that are prompted on the same frames share a memory bank and are tracked as one batch; each
 object is tracked as if it were alone (Ravi et al., 2024). Frames are read one at a time, and the
 memory does not grow with the length of the video.
+
+    prompted frames ─► answer (no memory) ─┐ conditioning memories, never forgotten
+                                           ▼
+    every frame ─► encode once ─► track each group ─► logits ─► holes, size of the video, overlap
+                                           └─► correct: clicks on a tracked frame
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.transforms.v2.functional import resize
 
+from projects.sam2_video.frame_reader import FrameReader, Resize, Video, read_ahead, resize_frames
 from projects.sam2_video.modeling.blocks import Sam2
 from projects.sam2_video.modeling.memory import MemoryBank
 from projects.sam2_video.modeling.tracker import Tracker, TrackingPolicy
-from projects.sam2_video.modeling.typed import FrameFeatures, MixedPrompt, Prompt
+from projects.sam2_video.modeling.typed import ABSENT_LOGIT, FrameFeatures, FrameOutput
+from projects.sam2_video.object_prompts import ObjectPrompt, check_prompts, to_network
+from projects.sam2_video.postprocess import fill_holes, remove_specks, winners
 
+__all__ = ["ObjectPrompt", "Video", "VideoPredictor", "inference", "resize_frames"]
 
-class Video(Protocol):
-    """Frames that are read when asked for; a numpy array ``[T, H, W, 3]`` is one too."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        """RGB uint8 ``[H, W, 3]``."""
-        ...
-
-
-@dataclass(frozen=True)
-class ObjectPrompt:
-    """What a user says about one object on one frame, in pixels of the video.
-
-    Either ``mask``, or ``box`` and/or ``points``.
-    """
-
-    object_id: int
-    frame: int
-    points: np.ndarray | None = None  # float [P, 2], (x, y)
-    labels: np.ndarray | None = None  # int [P], 1 positive, 0 negative
-    box: np.ndarray | None = None  # float [4], x1, y1, x2, y2
-    mask: np.ndarray | None = None  # bool [H, W]
-
-    def __post_init__(self) -> None:
-        where = f"prompt of object {self.object_id} on frame {self.frame}"
-        if self.mask is not None and (self.points is not None or self.box is not None):
-            raise ValueError(f"{where}: give a mask, or points and a box, not both")
-        nothing = self.points is None or len(self.points) == 0
-        if self.mask is None and self.box is None and nothing:
-            raise ValueError(f"{where}: give points, a box or a mask")
-        if (self.points is None) != (self.labels is None):
-            raise ValueError(f"{where}: points need a label each (1 positive, 0 negative)")
-        if self.points is not None and len(self.points) != len(self.labels):
-            raise ValueError(f"{where}: {len(self.points)} points and {len(self.labels)} labels")
+KEPT_FEATURES = 4  # prompted frames whose features wait for the groups that track over them
+PREVIOUS_LIMIT = 32.0  # Meta's bound of the logits that clicks correct
+Direction = Literal["forward", "backward", "both"]
 
 
 @dataclass
@@ -66,9 +42,10 @@ class _Group:
     """Objects with prompts on the same frames: one bank, one batch."""
 
     rows: list[int]  # places in the output
-    prompts: dict[int, list[ObjectPrompt]]  # frame to one prompt per row
     memory: MemoryBank
-    masks: dict[int, Tensor]  # answers on the prompted frames, logits [B, 1, m, m]
+    prompts: dict[int, list[ObjectPrompt]]  # frame to one prompt per row
+    corrections: dict[int, list[ObjectPrompt]]
+    answers: dict[int, Tensor] = field(default_factory=dict)  # logits [B, 1, m, m] where prompted
 
     @property
     def first(self) -> int:
@@ -83,6 +60,17 @@ class VideoPredictor:
         policy: None is Meta's predictor (``TrackingPolicy.meta_predictor()``).
         decoder: the mask decoder of frames without a prompt: the model's own, or the
             ``propagation`` one that it keeps.
+        resize: how frames become the square input: ``training``, or ``meta``; see ``FrameReader``.
+        before_prompt: going forward, before an object's first prompt: it is ``absent``, or
+            ``tracked`` from prompts that lie ahead, as Meta's predictor does.
+        corrected_frames: a corrected frame is remembered as ``conditioning``, which all other
+            frames read, or as ``tracked``, which is forgotten (Meta's default).
+        fill_hole_area: holes of at most this many pixels are filled, at the resolution of the
+            logits; Meta's ``apply_postprocessing`` uses 8. 0 is off.
+        remove_area: the same for small components of the foreground.
+        non_overlapping: a pixel of the result belongs to one object at most.
+        object_chunk: objects at most that are tracked in one batch, to bound memory.
+        precision: ``bf16`` runs the network under autocast.
     """
 
     def __init__(
@@ -91,27 +79,72 @@ class VideoPredictor:
         *,
         policy: TrackingPolicy | None = None,
         decoder: Literal["own", "propagation"] = "own",
+        resize: Resize = "training",
+        before_prompt: Literal["absent", "tracked"] = "absent",
+        corrected_frames: Literal["conditioning", "tracked"] = "conditioning",
+        fill_hole_area: int = 0,
+        remove_area: int = 0,
+        non_overlapping: bool = False,
+        object_chunk: int | None = None,
+        precision: Literal["fp32", "bf16"] = "fp32",
     ) -> None:
         if decoder == "propagation" and sam2.propagation_decoder is None:
             raise ValueError("the model keeps no propagation decoder: keep_propagation_decoder()")
+        for name, value, choices in (
+            ("decoder", decoder, ("own", "propagation")),
+            ("resize", resize, ("training", "meta")),
+            ("before_prompt", before_prompt, ("absent", "tracked")),
+            ("corrected_frames", corrected_frames, ("conditioning", "tracked")),
+            ("precision", precision, ("fp32", "bf16")),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        if fill_hole_area < 0 or remove_area < 0:
+            raise ValueError("fill_hole_area and remove_area are numbers of pixels, 0 for off")
+        if object_chunk is not None and object_chunk < 1:
+            raise ValueError(f"object_chunk must be at least 1, got {object_chunk}")
         self.sam2 = sam2
         self.tracker = Tracker(sam2, policy=policy or TrackingPolicy.meta_predictor())
+        if object_chunk is not None and self.tracker.policy.non_overlapping:
+            raise ValueError("object_chunk would let memories overlap, which the policy forbids")
         self.decoder = sam2.propagation_decoder if decoder == "propagation" else None
+        self.resize = resize
+        self.before_prompt = before_prompt
+        self.corrected_frames = corrected_frames
+        self.fill_hole_area = fill_hole_area
+        self.remove_area = remove_area
+        self.non_overlapping = non_overlapping
+        self.object_chunk = object_chunk
+        self.precision = precision
+
+    def settings(self) -> dict[str, object]:
+        """What changes the masks, for the file of the results."""
+        return {
+            "decoder": "own" if self.decoder is None else "propagation",
+            "resize": self.resize,
+            "before_prompt": self.before_prompt,
+            "corrected_frames": self.corrected_frames,
+            "fill_hole_area": self.fill_hole_area,
+            "remove_area": self.remove_area,
+            "non_overlapping": self.non_overlapping,
+            "precision": self.precision,
+        }
+
+    # ---- what a user calls --------------------------------------------------------------------
 
     def propagate(
         self,
         video: Video,
         prompts: Sequence[ObjectPrompt],
         *,
-        direction: Literal["forward", "backward", "both"] = "forward",
+        direction: Direction = "forward",
         max_frames: int | None = None,
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Yield ``(frame index, masks)`` frame by frame.
 
         Forward starts at the earliest prompted frame, backward runs from there to frame 0, and
-        ``both`` gives the forward frames first, then those before the start. Going forward, an
-        object is absent until the frame of its first prompt; going backward, every object is
-        tracked from its own first prompt on. Prompted frames are answered without memory.
+        ``both`` gives the forward frames first, then those before the start, tracked as by
+        ``backward``. Going backward, every object is tracked from its own first prompt on.
 
         Args:
             video: RGB frames of one size.
@@ -122,197 +155,280 @@ class VideoPredictor:
             masks bool ``[O, H, W]``, objects in the order in which ``prompts`` first name them.
 
         Raises:
-            ValueError: no prompt, two for one object and frame, or one outside of the video.
+            ValueError: no prompt, two for one object and frame, one outside of the video, or a
+                correction of a frame that is not tracked.
         """
-        if direction not in ("forward", "backward", "both"):
-            raise ValueError(f"direction must be forward, backward or both, got {direction!r}")
-        self._check(video, prompts)
-        return self._run(video, prompts, direction, max_frames)
+        reader, passes = self._plan(video, prompts, direction, max_frames)
+        return self._masks(reader, prompts, passes)
+
+    def logits(
+        self,
+        video: Video,
+        prompts: Sequence[ObjectPrompt],
+        *,
+        direction: Direction = "forward",
+        max_frames: int | None = None,
+    ) -> Iterator[tuple[int, Tensor]]:
+        """As ``propagate``, but mask logits ``[O, 1, 4h, 4w]``; -1024 where an object is absent.
+
+        Holes are filled in them where that is asked for; overlaps are left.
+        """
+        reader, passes = self._plan(video, prompts, direction, max_frames)
+        return self._logits(reader, prompts, passes)
 
     def object_ids(self, prompts: Sequence[ObjectPrompt]) -> list[int]:
         """The order of the objects in what :meth:`propagate` yields."""
         return list(dict.fromkeys(prompt.object_id for prompt in prompts))
 
-    def _check(self, video: Video, prompts: Sequence[ObjectPrompt]) -> None:
-        if not prompts:
-            raise ValueError("nothing to track: give at least one prompt")
-        seen = set()
-        for prompt in prompts:
-            where = f"object {prompt.object_id} on frame {prompt.frame}"
-            if not 0 <= prompt.frame < len(video):
-                raise ValueError(f"prompt of {where}: the video has {len(video)} frames")
-            if (prompt.object_id, prompt.frame) in seen:
-                raise ValueError(f"two prompts of {where}: join them into one")
-            seen.add((prompt.object_id, prompt.frame))
+    # ---- the passes over the video ------------------------------------------------------------
 
-    def _run(
+    def _plan(
         self,
         video: Video,
         prompts: Sequence[ObjectPrompt],
         direction: str,
         max_frames: int | None,
-    ) -> Iterator[tuple[int, np.ndarray]]:
-        groups = self._group(prompts, len(video))
-        frames = sorted({prompt.frame for prompt in prompts})
-        for frame in frames:
-            image = video[frame]
-            with inference(self.sam2):
-                features = self._encode(image)
-                for group in groups:
-                    if frame in group.prompts:
-                        self._answer(group, frame, features, image.shape[:2], len(video) > 1)
-        start = frames[0]
-        limit = len(video) if max_frames is None else max_frames
-        forward = range(start, min(start + limit, len(video)))
+    ) -> tuple[FrameReader, list[tuple[range, bool]]]:
+        """A reader, and the passes over the frames: (frames, reverse)."""
+        if direction not in ("forward", "backward", "both"):
+            raise ValueError(f"direction must be forward, backward or both, got {direction!r}")
+        length = len(video)
+        check_prompts(prompts, length)
+        start = min(prompt.frame for prompt in prompts if not prompt.correction)
+        limit = length if max_frames is None else max_frames
+        forward = range(start, min(start + limit, length))
         backward = range(start, max(start - limit, -1), -1)
-        if direction != "backward":
-            yield from self._track(video, groups, forward, reverse=False)
-        if direction == "backward":
-            yield from self._track(video, groups, backward, reverse=True)
-        elif direction == "both":
-            for group in groups:
-                group.memory.tracked.clear()
-            yield from self._track(video, groups, backward[1:], reverse=True)
+        passes = {
+            "forward": [(forward, False)],
+            "backward": [(backward, True)],
+            "both": [(forward, False), (backward[1:], True)],
+        }[direction]
+        for prompt in prompts:
+            if prompt.correction and not any(prompt.frame in frames for frames, _ in passes):
+                raise ValueError(f"correction of {prompt.place}: this frame is not tracked")
+        return FrameReader(video, side=self.sam2.image_size, how=self.resize), passes
 
-    def _track(
-        self, video: Video, groups: list[_Group], frames: range, *, reverse: bool
+    def _masks(
+        self, reader: FrameReader, prompts: Sequence[ObjectPrompt], passes: list[tuple[range, bool]]
     ) -> Iterator[tuple[int, np.ndarray]]:
-        for frame in frames:
-            image = video[frame]
-            with inference(self.sam2):
-                masks = self._frame(groups, frame, image, reverse)
+        for frame, logits in self._logits(reader, prompts, passes):
+            with torch.no_grad():
+                masks = self._to_video(logits, *reader.size)
             yield frame, masks
 
-    def _frame(
-        self, groups: list[_Group], frame: int, image: np.ndarray, reverse: bool
-    ) -> np.ndarray:
-        """bool ``[O, H, W]`` of one frame."""
-        height, width = image.shape[:2]
-        masks = np.zeros((sum(len(group.rows) for group in groups), height, width), dtype=bool)
-        features: FrameFeatures | None = None
-        for group in groups:
-            if frame in group.masks:
-                logits = group.masks[frame]
-            elif not reverse and frame < group.first:
-                continue
-            else:
-                features = features or self._encode(image)
-                output = self.tracker.step(
-                    self._repeat(features, len(group.rows)),
-                    frame,
-                    group.memory,
-                    reverse=reverse,
-                    decoder=self.decoder,
-                )
-                logits = output.masks
-            masks[group.rows] = self._to_video(logits, height, width)
-        return masks
+    def _logits(
+        self, reader: FrameReader, prompts: Sequence[ObjectPrompt], passes: list[tuple[range, bool]]
+    ) -> Iterator[tuple[int, Tensor]]:
+        groups = self._group(prompts, len(reader.video))
+        kept = self._answer_prompts(reader, groups)
+        for number, (frames, reverse) in enumerate(passes):
+            if number:
+                for group in groups:
+                    group.memory.tracked.clear()
+            yield from self._track(reader, groups, frames, kept, reverse=reverse)
+
+    def _answer_prompts(
+        self, reader: FrameReader, groups: list[_Group]
+    ) -> dict[int, FrameFeatures]:
+        """Answer all prompted frames; returns features that tracking needs again."""
+        kept: dict[int, FrameFeatures] = {}
+        prompted = sorted({frame for group in groups for frame in group.prompts})
+        for frame, image in zip(prompted, read_ahead(prompted, reader), strict=True):
+            with self._running():
+                features = self.sam2.encode_frames(image.to(self.sam2.device))
+                for group in groups:
+                    if frame in group.prompts:
+                        self._answer(group, frame, features, reader)
+            others = any(frame not in group.prompts for group in groups)
+            if others and len(kept) < KEPT_FEATURES:
+                kept[frame] = features
+        return kept
+
+    def _track(
+        self,
+        reader: FrameReader,
+        groups: list[_Group],
+        frames: range,
+        kept: dict[int, FrameFeatures],
+        *,
+        reverse: bool,
+    ) -> Iterator[tuple[int, Tensor]]:
+        todo = {frame: self._unanswered(groups, frame, reverse) for frame in frames}
+        images = read_ahead([f for f, some in todo.items() if some and f not in kept], reader)
+        for frame in frames:
+            answers: dict[int, Tensor] = {}
+            with self._running():
+                features = kept.pop(frame, None)
+                if todo[frame] and features is None:
+                    features = self.sam2.encode_frames(next(images).to(self.sam2.device))
+                for number, group in enumerate(groups):
+                    if number in todo[frame]:
+                        answers[number] = self._follow(group, frame, features, reader, reverse)
+                    elif frame in group.answers:
+                        answers[number] = group.answers[frame]
+                masks = self._join(groups, answers)
+            yield frame, masks
+
+    def _unanswered(self, groups: list[_Group], frame: int, reverse: bool) -> set[int]:
+        """Numbers of the groups that are tracked on this frame."""
+        early = reverse or self.before_prompt == "tracked"
+        return {
+            number
+            for number, group in enumerate(groups)
+            if frame not in group.answers and (early or frame > group.first)
+        }
+
+    # ---- one frame of one group ---------------------------------------------------------------
 
     def _answer(
+        self, group: _Group, frame: int, features: FrameFeatures, reader: FrameReader
+    ) -> None:
+        """Decode and remember a prompted frame, without memory of others."""
+        features = _repeat(features, len(group.rows))
+        prompt = self._prompt(group.prompts[frame], reader)
+        memory = group.memory
+        output = self.tracker.step(
+            features, frame, memory, prompt=prompt, use_memory=False, run_memory_encoder=False
+        )
+        self._clean(output)
+        if len(reader.video) > 1:
+            self.tracker.remember(features, frame, output, memory, prompt=prompt)
+        group.answers[frame] = output.masks
+
+    def _follow(
         self,
         group: _Group,
         frame: int,
         features: FrameFeatures,
-        size: tuple[int, int],
-        remember: bool,
-    ) -> None:
-        """Decode and remember a prompted frame, without memory of others."""
-        prompt = self._prompt(group.prompts[frame], size)
+        reader: FrameReader,
+        reverse: bool,
+    ) -> Tensor:
+        """Track a frame; logits [B, 1, m, m]. Memories hold what the network said, uncleaned."""
+        features = _repeat(features, len(group.rows))
         output = self.tracker.step(
-            self._repeat(features, len(group.rows)),
+            features,
             frame,
             group.memory,
-            prompt=prompt,
-            use_memory=False,
-            run_memory_encoder=remember,
+            reverse=reverse,
+            decoder=self.decoder,
+            run_memory_encoder=frame not in group.corrections,
         )
-        group.masks[frame] = output.masks
+        self._clean(output)
+        if frame not in group.corrections:
+            return output.masks
+        return self._correct(group, frame, features, output.masks, reader, reverse)
+
+    def _correct(
+        self,
+        group: _Group,
+        frame: int,
+        features: FrameFeatures,
+        tracked: Tensor,
+        reader: FrameReader,
+        reverse: bool,
+    ) -> Tensor:
+        """Decode a tracked frame again with clicks and remember that answer."""
+        previous = tracked.clamp(-PREVIOUS_LIMIT, PREVIOUS_LIMIT)
+        prompt = self._prompt(group.corrections[frame], reader, previous)
+        output = self.tracker.step(
+            features, frame, group.memory, prompt=prompt, reverse=reverse, run_memory_encoder=False
+        )
+        self._clean(output)
+        self.tracker.remember(
+            features,
+            frame,
+            output,
+            group.memory,
+            prompt=prompt,
+            conditioning=self.corrected_frames == "conditioning",
+        )
+        return output.masks
+
+    def _clean(self, output: FrameOutput) -> None:
+        """Holes and specks; what is remembered of a prompted frame is what the user sees."""
+        if self.fill_hole_area:
+            output.masks = fill_holes(output.masks, self.fill_hole_area)
+        if self.remove_area:
+            output.masks = remove_specks(output.masks, self.remove_area)
+
+    def _prompt(
+        self, prompts: list[ObjectPrompt], reader: FrameReader, previous: Tensor | None = None
+    ):
+        return to_network(
+            prompts,
+            size=reader.size,
+            side=self.sam2.image_size,
+            device=self.sam2.device,
+            previous=previous,
+        )
+
+    # ---- objects and their groups -------------------------------------------------------------
 
     def _group(self, prompts: Sequence[ObjectPrompt], num_frames: int) -> list[_Group]:
-        by_object: dict[int, dict[int, ObjectPrompt]] = {}
+        """Objects that are prompted and corrected on the same frames, ``object_chunk`` at most."""
+        by_object: dict[int, list[ObjectPrompt]] = {}
         for prompt in prompts:
-            by_object.setdefault(prompt.object_id, {})[prompt.frame] = prompt
-        groups: dict[tuple[int, ...], _Group] = {}
+            by_object.setdefault(prompt.object_id, []).append(prompt)
+        groups: list[_Group] = []
+        open_groups: dict[frozenset, _Group] = {}
         for row, of_object in enumerate(by_object.values()):
-            key = tuple(sorted(of_object))
-            if key not in groups:
-                memory = self.tracker.new_memory(num_frames=num_frames)
-                groups[key] = _Group([], {frame: [] for frame in key}, memory, {})
-            groups[key].rows.append(row)
-            for frame in key:
-                groups[key].prompts[frame].append(of_object[frame])
-        return list(groups.values())
+            frames = frozenset((prompt.frame, prompt.correction) for prompt in of_object)
+            group = open_groups.get(frames)
+            if group is None or len(group.rows) == self.object_chunk:
+                group = _Group([], self.tracker.new_memory(num_frames=num_frames), {}, {})
+                groups.append(group)
+                open_groups[frames] = group
+            group.rows.append(row)
+            for prompt in of_object:
+                store = group.corrections if prompt.correction else group.prompts
+                store.setdefault(prompt.frame, []).append(prompt)
+        return groups
 
-    def _prompt(self, prompts: list[ObjectPrompt], size: tuple[int, int]) -> Prompt | MixedPrompt:
-        """Prompts of B objects on one frame, in pixels of the square input."""
-        given = [row for row, prompt in enumerate(prompts) if prompt.mask is not None]
-        pointed = [row for row, prompt in enumerate(prompts) if prompt.mask is None]
-        parts: list[tuple[Tensor, Prompt]] = []
-        if given:
-            masks = torch.stack([self._to_input(prompts[row], size) for row in given])
-            parts.append((torch.tensor(given), Prompt(mask=masks)))
-        if pointed:
-            points, labels = self._points([prompts[row] for row in pointed], size)
-            parts.append((torch.tensor(pointed), Prompt(points=points, labels=labels)))
-        return parts[0][1] if len(parts) == 1 else MixedPrompt(len(prompts), parts)
-
-    def _points(self, prompts: list[ObjectPrompt], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """points ``[B, P, 2]`` and labels ``[B, P]``; a box comes first, short rows end in -1."""
-        height, width = size
-        scale = torch.tensor([self.sam2.image_size / width, self.sam2.image_size / height])
-        rows = []
-        for prompt in prompts:
-            points, labels = torch.zeros(0, 2), torch.zeros(0, dtype=torch.long)
-            if prompt.box is not None:
-                points = torch.as_tensor(np.asarray(prompt.box, np.float32)).reshape(2, 2)
-                labels = torch.tensor([2, 3])
-            if prompt.points is not None:
-                clicks = torch.as_tensor(np.asarray(prompt.points, np.float32)).reshape(-1, 2)
-                points = torch.cat([points, clicks])
-                labels = torch.cat([labels, torch.as_tensor(np.asarray(prompt.labels)).long()])
-            rows.append((points * scale, labels))
-        longest = max(len(labels) for _, labels in rows)
-        points = torch.stack([F.pad(p, (0, 0, 0, longest - len(p))) for p, _ in rows])
-        labels = torch.stack([F.pad(n, (0, longest - len(n)), value=-1) for _, n in rows])
-        return points.to(self.sam2.device), labels.to(self.sam2.device)
-
-    def _to_input(self, prompt: ObjectPrompt, size: tuple[int, int]) -> Tensor:
-        """A mask at the input's resolution, bool ``[1, S, S]``."""
-        mask = torch.as_tensor(np.asarray(prompt.mask), device=self.sam2.device)
-        if tuple(mask.shape) != tuple(size):
-            raise ValueError(
-                f"mask of object {prompt.object_id} on frame {prompt.frame} is "
-                f"{tuple(mask.shape)}, the frame {tuple(size)} (height, width)"
-            )
-        mask = mask.bool()  # also of 0 and 255
-        side = self.sam2.image_size
-        if tuple(size) == (side, side):
-            return mask[None]
-        resized = F.interpolate(
-            mask.float()[None, None],
-            (side, side),
-            mode="bilinear",
-            align_corners=False,
-            antialias=True,
-        )
-        return resized[0] >= 0.5
+    def _join(self, groups: list[_Group], answers: dict[int, Tensor]) -> Tensor:
+        """Logits of all objects in their order; absent where a group has no answer."""
+        if len(groups) == 1 and answers:
+            return answers[0]
+        rows = sum(len(group.rows) for group in groups)
+        side = self.sam2.mask_size
+        masks = torch.full((rows, 1, side, side), ABSENT_LOGIT, device=self.sam2.device)
+        for number, logits in answers.items():
+            masks[groups[number].rows] = logits
+        return masks
 
     def _to_video(self, logits: Tensor, height: int, width: int) -> np.ndarray:
-        """Logits ``[B, 1, m, m]`` as bool masks ``[B, H, W]`` of the video's size."""
-        masks = F.interpolate(logits.float(), (height, width), mode="bilinear", align_corners=False)
-        return (masks[:, 0] > 0).cpu().numpy()
+        """Logits ``[O, 1, m, m]`` as bool masks ``[O, H, W]`` of the video's size."""
+        if self.non_overlapping:
+            return winners(_upsample(logits, height, width)).cpu().numpy()
+        chunks = logits.split(self.object_chunk or len(logits))
+        return torch.cat([_upsample(chunk, height, width) > 0 for chunk in chunks]).cpu().numpy()
 
-    def _encode(self, image: np.ndarray) -> FrameFeatures:
-        """Features of one frame, resized to the square input as in training."""
-        frame = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
-        side = self.sam2.image_size
-        if frame.shape[-2:] != (side, side):
-            frame = resize_frames(frame, side)
-        return self.sam2.encode_frames(frame.to(self.sam2.device))
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        with (
+            inference(self.sam2),
+            torch.autocast(self.sam2.device.type, torch.bfloat16, enabled=self.precision == "bf16"),
+        ):
+            yield
 
-    @staticmethod
-    def _repeat(features: FrameFeatures, rows: int) -> FrameFeatures:
-        return features.rows(torch.zeros(rows, dtype=torch.long, device=features.embed.device))
+
+def _repeat(features: FrameFeatures, rows: int) -> FrameFeatures:
+    """One image's features for each of ``rows`` objects, without a copy."""
+
+    def repeat(level: Tensor) -> Tensor:
+        return level.expand(rows, *level.shape[1:])
+
+    kept = features.propagation_high_res
+    return FrameFeatures(
+        embed=repeat(features.embed),
+        high_res=(repeat(features.high_res[0]), repeat(features.high_res[1])),
+        propagation_high_res=None if kept is None else (repeat(kept[0]), repeat(kept[1])),
+    )
+
+
+def _upsample(logits: Tensor, height: int, width: int) -> Tensor:
+    """[O, 1, m, m] to [O, H, W]."""
+    size = (height, width)
+    return F.interpolate(logits.float(), size, mode="bilinear", align_corners=False)[:, 0]
 
 
 @contextmanager
@@ -322,15 +438,11 @@ def inference(model: nn.Module) -> Iterator[None]:
     Not ``torch.inference_mode``: tables that the model caches must stay usable in training.
     """
     training = [module for module in model.modules() if module.training]
-    model.eval()
+    if training:
+        model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
         for module in training:
             module.training = True
-
-
-def resize_frames(frames: Tensor, side: int) -> Tensor:
-    """uint8 ``[N, 3, H, W]`` to ``[N, 3, side, side]``, as the training's ``ResizeSquare``."""
-    return resize(frames, [side, side], antialias=True)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from projects.sam2_video.losses import MultiStepMaskLoss
 from projects.sam2_video.modeling.tracker import Tracker, TrackingPolicy
+from projects.sam2_video.object_prompts import mask_to_input
 from projects.sam2_video.predictor import ObjectPrompt, VideoPredictor
 from projects.sam2_video.prompting import PromptPlan, PromptSimulator
 from projects.sam2_video.toy import toy_sam2
@@ -163,7 +164,7 @@ def test_frames_are_read_when_they_are_needed_and_memory_is_bounded(tracker_mode
     sizes = []
     for frame, masks in VideoPredictor(tracker_model).propagate(video, [prompt]):
         assert masks.shape == (1, 48, 64) and masks.dtype == bool
-        assert max(video.read) == frame
+        assert max(video.read) <= frame + 1  # one frame is read ahead
         (bank,) = banks
         with_memory = [seen for seen in bank.tracked.values() if seen.memory is not None]
         sizes.append((len(bank.tracked), len(with_memory)))
@@ -218,12 +219,11 @@ def test_a_part_that_trains_in_a_frozen_model_trains_on(clip):
         assert model.blocks.mask_decoder.training and model.blocks.mask_decoder.conv_s0.training
 
 
-def test_masks_of_0_and_255_are_masks(tracker_model):
-    predictor = VideoPredictor(tracker_model)
+def test_masks_of_0_and_255_are_masks():
     mask = np.zeros((60, 100), bool)
     mask[13:31, 22:57] = True
     given = [ObjectPrompt(1, 0, mask=m) for m in (mask, mask.astype(np.uint8) * 255)]
-    left, right = (predictor._to_input(prompt, mask.shape) for prompt in given)
+    left, right = (mask_to_input(prompt, mask.shape, 96, torch.device("cpu")) for prompt in given)
     assert torch.equal(left, right) and left.any()
 
 
