@@ -69,7 +69,8 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
         os.environ["DATA_ROOT"] = str(options["data_root"])
     cfg = Config.fromfile(str(path))
     for key, value in list(cfg._cfg_dict.items()):
-        if isinstance(value, ModuleType):  # `import os` in a config; a dump would fail on it
+        # helper variables have done their work; `import os` would make a dump fail
+        if key.startswith("_") or isinstance(value, ModuleType):
             del cfg._cfg_dict[key]
     cfg.merge_from_dict(options)
     return cfg
