@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Protocol
 
 import numpy as np
 
-from projects.common.masks import encode_rle
+from projects.common.masks import Rle, encode_rle
 from projects.sam2_video.data.png import FolderVideo, PaletteSource, PerObjectSource
-from projects.sam2_video.evaluation.davis import sequence_scores
-from projects.sam2_video.predictor import ObjectPrompt, VideoPredictor
+from projects.sam2_video.evaluation.given import GivenObject, find_objects, mask_prompts
+from projects.sam2_video.evaluation.scorer import VideoScorer, mean_scores, scored_frames
+from projects.sam2_video.predictor import VideoPredictor
+
+logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 
@@ -23,13 +27,14 @@ class Predicts(Protocol):
 class VosBenchmark:
     """J, F and J&F of DAVIS; one item is a video, one record an object.
 
-    Every object is given as a mask on the first annotated frame that shows it. All frames of the
-    folder are tracked, the annotated ones are scored: the mean over frames, then over objects.
+    Every object is given as a mask on the first annotated frame that shows it. The frames of the
+    video are tracked, the annotated ones are scored by the rules of ``scorer.py`` as they come, so
+    that memory does not grow with the length of the video.
 
     Args:
         source: videos with palette PNGs (DAVIS, MOSE) or a folder of PNGs per object (SA-V).
         skip_first_and_last: leave out the first and the last annotated frame, as is usual.
-        report_frames: evenly spaced frames per object that a record keeps as RLE.
+        report_frames: evenly spaced annotated frames that a record keeps as RLE.
     """
 
     def __init__(
@@ -48,20 +53,27 @@ class VosBenchmark:
 
     def predict(self, model: Predicts, index: int) -> list[Record]:
         video = self.source[index]
-        if self.skip_first_and_last and video.num_frames < 3:
+        objects = find_objects(video)
+        scored = {given.key: self._scored(given) for given in objects}
+        if not any(scored.values()):
             raise ValueError(
                 f"video {video.folder.path}: {video.num_frames} annotated frames, none is left to "
                 "score without the first and the last; leave it out by a file list"
             )
-        annotated = [video.read_masks(i) for i in range(video.num_frames)]
-        truths = _per_object(annotated, where=f"video {video.folder.path}")
-        predictions = self._track(model.video_predictor(), video, truths)
-        return [self._record(video, key, predictions[key], truth) for key, truth in truths.items()]
+        shown = np.linspace(0, video.num_frames - 1, min(self.report_frames, video.num_frames))
+        report = _Report(objects, [round(frame) for frame in shown])
+        scorer = VideoScorer()
+        for frame, masks in _track(model.video_predictor(), video, objects):
+            truths = video.read_masks(frame)
+            for given in objects:
+                truth = truths.get(given.key, np.zeros_like(masks[given.key]))
+                if frame in scored[given.key]:
+                    scorer.add(given.key, masks[given.key], truth)
+                report.add(frame, given.key, masks[given.key], truth)
+        return self._records(video, objects, scorer, report)
 
     def summarise(self, records: list[Record]) -> dict[str, float]:
-        region = float(np.mean([record["J"] for record in records]))
-        boundary = float(np.mean([record["F"] for record in records]))
-        return {"J": region, "F": boundary, "J&F": (region + boundary) / 2}
+        return mean_scores((record["J"], record["F"]) for record in records)
 
     def fingerprint(self) -> str:
         """What the records depend on beside the weights."""
@@ -74,49 +86,64 @@ class VosBenchmark:
             )
         )
 
-    def _track(
-        self, predictor: VideoPredictor, video: FolderVideo, truths: dict[int, np.ndarray]
-    ) -> dict[int, np.ndarray]:
-        """bool ``[T, H, W]`` per object on the annotated frames."""
-        prompts = []
-        for key, truth in truths.items():
-            first = int(truth.any((1, 2)).argmax())
-            prompts.append(ObjectPrompt(key, video.frame_indices[first], mask=truth[first]))
-        annotated = {position: i for i, position in enumerate(video.frame_indices)}
-        predictions = {key: np.zeros_like(truth) for key, truth in truths.items()}
-        objects = predictor.object_ids(prompts)
-        for position, masks in predictor.propagate(video.folder, prompts):
-            if position in annotated:
-                for key, mask in zip(objects, masks, strict=True):
-                    predictions[key][annotated[position]] = mask
-        return predictions
+    def _scored(self, given: GivenObject) -> set[int]:
+        return set(scored_frames(given.listed, skip_first_and_last=self.skip_first_and_last))
 
-    def _record(
-        self, video: FolderVideo, key: int, predicted: np.ndarray, truth: np.ndarray
-    ) -> Record:
-        region, boundary = sequence_scores(
-            list(predicted), list(truth), skip_first_and_last=self.skip_first_and_last
-        )
-        shown = np.linspace(0, len(truth) - 1, min(self.report_frames, len(truth)))
-        frames = [int(round(i)) for i in shown]
-        return {
-            "video": str(video.folder.path),
-            "frames": [video.stems[i] for i in frames],
-            "object": str(key),
-            "J": region,
-            "F": boundary,
-            "pred": [encode_rle(predicted[i]) for i in frames],
-            "gt": [encode_rle(truth[i]) for i in frames],
-        }
+    def _records(
+        self,
+        video: FolderVideo,
+        objects: list[GivenObject],
+        scorer: VideoScorer,
+        report: _Report,
+    ) -> list[Record]:
+        scores = scorer.scores()
+        unscored = [given.name for given in objects if given.key not in scores]
+        if unscored:
+            logger.warning(
+                "%s: objects %s are annotated on no frame that counts: they have no score",
+                video.folder.path,
+                ", ".join(unscored),
+            )
+        return [
+            {
+                "video": str(video.folder.path),
+                "frames": [video.stems[frame] for frame in report.frames],
+                "object": str(given.key),
+                "J": scores[given.key].region,
+                "F": scores[given.key].boundary,
+                "pred": report.predicted[given.key],
+                "gt": report.annotated[given.key],
+            }
+            for given in objects
+            if given.key in scores
+        ]
 
 
-def _per_object(annotated: list[dict[int, np.ndarray]], *, where: str) -> dict[int, np.ndarray]:
-    """Masks bool ``[T, H, W]`` of every object that any annotated frame shows."""
-    shapes = {mask.shape for masks in annotated for mask in masks.values()}
-    if len(shapes) > 1:
-        raise ValueError(f"{where}: its masks have several sizes: {sorted(shapes)}")
-    shown = {key for masks in annotated for key, mask in masks.items() if mask.any()}
-    if not shown:
-        raise ValueError(f"{where}: no mask shows an object; leave it out by a file list")
-    empty = np.zeros(shapes.pop(), dtype=bool)
-    return {key: np.stack([masks.get(key, empty) for masks in annotated]) for key in sorted(shown)}
+class _Report:
+    """A few masks of every object, for the pictures of a report."""
+
+    def __init__(self, objects: list[GivenObject], frames: list[int]) -> None:
+        self.frames = frames
+        self.predicted: dict[int, list[Rle]] = {given.key: [] for given in objects}
+        self.annotated: dict[int, list[Rle]] = {given.key: [] for given in objects}
+
+    def add(self, frame: int, key: int, predicted: np.ndarray, truth: np.ndarray) -> None:
+        if frame in self.frames:
+            self.predicted[key].append(encode_rle(predicted))
+            self.annotated[key].append(encode_rle(truth))
+
+
+def _track(predictor: VideoPredictor, video: FolderVideo, objects: list[GivenObject]):
+    """Yield ``(annotated frame, {key: mask})`` for every annotated frame; before the first prompt
+    nothing is there."""
+    numbers = {position: frame for frame, position in enumerate(video.frame_indices)}
+    prompts = mask_prompts(video, objects)
+    order = predictor.object_ids(prompts)
+    empty = np.zeros(prompts[0].mask.shape, dtype=bool)
+    for frame in range(min(given.first for given in objects)):
+        yield frame, {key: empty for key in order}
+    for position, masks in predictor.propagate(video.folder, prompts):
+        if position in numbers:
+            yield numbers[position], dict(zip(order, masks, strict=True))
+        if position == video.frame_indices[-1]:
+            return

@@ -84,7 +84,8 @@ def test_scores_are_means_over_frames_then_objects(davis, skip):
     frames = range(1, FRAMES - 1) if skip else range(FRAMES)
     expected = []
     for key, record in zip((1, 2), records, strict=True):
-        pairs = [(np.roll(truth_of(key, t), 2, 0), truth_of(key, t)) for t in frames]
+        appeared = [t for t in frames if key == 1 or t >= 2]  # nothing is scored before
+        pairs = [(np.roll(truth_of(key, t), 2, 0), truth_of(key, t)) for t in appeared]
         region = np.mean([region_similarity(*pair) for pair in pairs])
         boundary = np.mean([boundary_measure(*pair) for pair in pairs])
         assert (record["J"], record["F"]) == pytest.approx((region, boundary))
@@ -117,6 +118,7 @@ def test_videos_that_cannot_be_scored_are_named(davis, tmp_path):
         VosBenchmark(source=davis).predict(model, 0)
     for frame in range(2, FRAMES):
         (folder / f"{frame:05d}.png").unlink()
+    write_palette_png(folder / "00000.png", truth_of(1, 0).astype(np.uint8))
     with pytest.raises(ValueError, match="JPEGImages/a: 2 annotated frames"):
         VosBenchmark(source=davis).predict(model, 0)
     assert not model.prompts  # nothing was tracked

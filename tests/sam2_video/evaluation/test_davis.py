@@ -10,9 +10,7 @@ from scipy import ndimage
 
 from projects.sam2_video.evaluation.davis import (
     boundary_measure,
-    mask_boundary,
     region_similarity,
-    sequence_scores,
 )
 
 
@@ -43,13 +41,6 @@ def plain_boundary_measure(prediction, truth):
 def blob(rng, height, width):
     noise = ndimage.gaussian_filter(rng.standard_normal((height, width)), rng.uniform(1, 8))
     return noise > rng.normal(0, noise.std())
-
-
-def test_boundary_is_the_definition():
-    rng = np.random.default_rng(0)
-    for _ in range(10):
-        mask = rng.random((7, 9)) > 0.5
-        assert np.array_equal(mask_boundary(mask), plain_boundary(mask))
 
 
 @pytest.mark.parametrize("shape", [(48, 64), (150, 211), (9, 140)])
@@ -99,21 +90,6 @@ def test_the_tolerance_is_met_exactly_at_its_radius():
     far[:, :205] = True
     assert boundary_measure(near, truth) == 1
     assert boundary_measure(far, truth) == 0
-
-
-def test_sequences_skip_the_first_and_the_last_frame():
-    empty, full = np.zeros((4, 4), bool), np.ones((4, 4), bool)
-    half = full.copy()
-    half[2:] = False
-    predictions, truths = [empty, half, full, empty], [full] * 4
-    region, _ = sequence_scores(predictions, truths)
-    assert region == pytest.approx((0.5 + 1) / 2)
-    region, _ = sequence_scores(predictions, truths, skip_first_and_last=False)
-    assert region == pytest.approx(1.5 / 4)
-    with pytest.raises(ValueError, match="nothing is left"):
-        sequence_scores([full, full], [full, full])
-    with pytest.raises(ValueError, match="3 predicted and 4 annotated"):
-        sequence_scores(predictions[:3], truths)
 
 
 def test_masks_of_another_size_are_refused():
