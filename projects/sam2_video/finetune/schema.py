@@ -7,9 +7,9 @@ these descriptions and defaults (``template``), and the check of a page from the
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 IMAGE_TYPES = ("coco", "sa1b", "image_folder")  # clips of one frame
 
@@ -28,7 +28,15 @@ Module = Literal[
     "memory_attention",
     "object_pointer",
 ]
-Interval = Count | Literal["epoch"]
+
+
+def _steps_or_epoch(value: Any) -> int | str:
+    if value != "epoch" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError(f"{value!r} is given, it should be a number of steps, or epoch")
+    return value
+
+
+Interval = Annotated[int | str, BeforeValidator(_steps_or_epoch)]
 
 
 class Section(BaseModel):
@@ -136,6 +144,9 @@ class Dataset(Section):
     stride: Count = Field(1, description="take every n-th annotated frame")
     reverse_time: Share = Field(0.0, description="probability that a clip runs backwards")
     late_objects: bool = Field(False, description="also objects that appear later in the clip")
+    repeat_short: bool = Field(
+        False, description="hold the last frame of videos that are too short, instead of stopping"
+    )
     repeat: Positive = Field(1.0, description="how often an epoch goes through the videos")
     skip_bad: bool = Field(
         False, description="count and replace files that cannot be read, instead of stopping"
