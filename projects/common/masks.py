@@ -140,12 +140,23 @@ def read_palette_png(path: str | Path) -> np.ndarray:
     return _read_png(path, modes=("P", "L"))
 
 
-def write_palette_png(path: str | Path, ids: np.ndarray) -> None:
-    """Write object ids, uint8 [H, W], as a PNG with DAVIS's palette."""
+def read_palette(path: str | Path) -> list[int] | None:
+    """The colours of a palette PNG, red, green and blue in turn; None of a grey one."""
+    try:
+        with Image.open(path) as image:
+            return image.getpalette()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: no such mask") from error
+
+
+def write_palette_png(
+    path: str | Path, ids: np.ndarray, palette: Sequence[int] | None = None
+) -> None:
+    """Write object ids, uint8 [H, W], as a PNG with a palette, by default DAVIS's."""
     if ids.dtype != np.uint8 or ids.ndim != 2:
         raise ValueError(f"{path}: expected ids uint8 [H, W], found {ids.dtype} {ids.shape}")
     image = Image.fromarray(ids)
-    image.putpalette(_PALETTE)
+    image.putpalette(_PALETTE if palette is None else palette)
     _save_png(path, image)
 
 
