@@ -29,6 +29,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--benchmarks", nargs="+", help="names of the config's, default all")
     parser.add_argument("--launcher", choices=LAUNCHERS, help="default: by the environment")
     parser.add_argument(
+        "--ema", action="store_true", help="evaluate the averaged weights of the checkpoint"
+    )
+    parser.add_argument(
         "--cfg-options", nargs="+", action=DictAction, default={}, help="key=value ..."
     )
     return parser.parse_args()
@@ -44,6 +47,7 @@ def main() -> None:
             work_dir=args.work_dir or Path("work_dirs") / Path(args.config).stem,
             benchmarks=args.benchmarks,
             launcher=args.launcher,
+            ema=args.ema,
         )
     except ConfigError as error:
         sys.exit(f"{args.config}: {error}")

@@ -2,7 +2,11 @@
 
     task A:  pass 0 (shuffled) | pass 1 (reshuffled) | ...   cut into global batches A0 A1 A2 ...
     task B:  pass 0 (shuffled) | pass 1 (reshuffled) | ...   cut into global batches B0 B1 B2 ...
-    steps:   A0 B0 A1 A2 B1 ...    tasks in proportion to their sizes, shuffled by (seed, epoch)
+    steps:   A0 B0 A1 A2 B1 ...    streams in proportion to their batches, shuffled by (seed, epoch)
+
+Datasets that share a task and a batch size form one stream; another batch size is another stream.
+An epoch is one pass over every stream: ``sum(draws / global batch)`` steps, in general a fraction,
+because a batch may hold the end of one pass and the beginning of the next.
 
 Every index occurs exactly as often as its dataset's repeat says in each pass; nothing is dropped at
 the end of a pass and nothing is drawn twice. Because a step is computed and not counted up to, a
@@ -13,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from math import ceil
 from typing import NamedTuple
 
 import numpy as np
@@ -32,7 +35,7 @@ class Draw(NamedTuple):
 
 
 class _Stream:
-    """The endless concatenation of reshuffled passes over the datasets of one task."""
+    """The endless concatenation of reshuffled passes over datasets that share their batches."""
 
     def __init__(
         self, number: int, datasets: list[int], lengths, repeats, batch_size: int, seed: int
@@ -74,7 +77,7 @@ class _Stream:
 class StepBatchSampler(Sampler[list[Draw]]):
     """Yields this rank's list of :class:`Draw` for every step from ``start_step`` on.
 
-    The global batch of a step (the task's batch size times ``world_size`` draws of one task)
+    The global batch of a step (the stream's batch size times ``world_size`` draws of one task)
     depends on the datasets, the seed and the step alone; rank r takes its r-th slice, so that 2
     ranks with 2 samples see together what 1 rank with 4 sees.
 
@@ -87,12 +90,12 @@ class StepBatchSampler(Sampler[list[Draw]]):
         seed: of the order and of every draw.
         max_steps: number of the step that ends the run.
         start_step: step that iteration starts with; may be set before iterating.
-        batch_sizes: of each dataset, in place of ``batch_size``, for tasks whose samples are much
-            smaller or larger than others; equal for all datasets of a task.
+        batch_sizes: of each dataset, in place of ``batch_size``, where samples are much smaller or
+            larger than others; datasets of one task and size are mixed within a batch.
 
     Raises:
         ValueError: lists of different lengths, an empty dataset, a negative repeat, no data at all,
-            a rank that does not exist, sizes below 1, or two batch sizes for one task.
+            a rank that does not exist, or sizes below 1.
     """
 
     def __init__(
@@ -111,16 +114,20 @@ class StepBatchSampler(Sampler[list[Draw]]):
     ) -> None:
         sizes = [batch_size] * len(lengths) if batch_sizes is None else list(batch_sizes)
         _check(lengths, repeats, tasks, [batch_size, *sizes], max_steps, rank, world_size)
-        _check_sizes(tasks, sizes)
+        if len(sizes) != len(tasks):
+            raise ValueError(f"got {len(sizes)} batch_sizes for {len(tasks)} datasets")
         self.batch_size = batch_size
         self.seed = seed
         self.max_steps = max_steps
         self.rank = rank
         self.world_size = world_size
         self.start_step = start_step
+        self.mixture = [
+            {"length": length, "repeat": repeat, "task": task, "global_batch": size * world_size}
+            for length, repeat, task, size in zip(lengths, repeats, tasks, sizes, strict=True)
+        ]
         self._streams = _make_streams(lengths, repeats, tasks, sizes, seed)
-        # steps of a pass over all streams, as a fraction: whole batches are counted from it
-        self._pass_steps = sum(Fraction(s.size, s.batch_size * world_size) for s in self._streams)
+        self.epoch_steps = epoch_steps(lengths, repeats, [size * world_size for size in sizes])
         self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def __len__(self) -> int:
@@ -132,8 +139,8 @@ class StepBatchSampler(Sampler[list[Draw]]):
 
     def batch(self, step: int) -> list[Draw]:
         """This rank's draws of ``step`` (0-based)."""
-        task, number = self._task_of(step)
-        stream = self._streams[task]
+        which, number = self._stream_of(step)
+        stream = self._streams[which]
         total = stream.batch_size * self.world_size
         rows = stream.slice(number * total, (number + 1) * total)
         start = self.rank * stream.batch_size
@@ -142,16 +149,20 @@ class StepBatchSampler(Sampler[list[Draw]]):
             for p in range(start, start + stream.batch_size)
         ]
 
-    def _task_of(self, step: int) -> tuple[int, int]:
+    def samples_of(self, step: int) -> int:
+        """Samples of a step on all ranks together."""
+        return self._streams[self._stream_of(step)[0]].batch_size * self.world_size
+
+    def _stream_of(self, step: int) -> tuple[int, int]:
         """Which stream a step reads, and its how-manieth batch of that stream it is."""
         epoch = self._epoch_of(step)
         order, first = self._epoch(epoch)
         position = step - int(first.sum())
-        task = int(order[position])
-        return task, int(first[task] + np.count_nonzero(order[:position] == task))
+        which = int(order[position])
+        return which, int(first[which] + np.count_nonzero(order[:position] == which))
 
     def _epoch_of(self, step: int) -> int:
-        epoch = int(step // self._pass_steps)
+        epoch = int(step // self.epoch_steps)
         while self._first_batches(epoch).sum() > step:
             epoch -= 1
         while self._first_batches(epoch + 1).sum() <= step:
@@ -176,10 +187,10 @@ class StepBatchSampler(Sampler[list[Draw]]):
         return self._epochs[epoch]
 
 
-def steps_per_epoch(
+def epoch_steps(
     lengths: Sequence[int], repeats: Sequence[float], global_batches: Sequence[int]
-) -> int:
-    """Steps that read every dataset as often as its repeat says, rounded up.
+) -> Fraction:
+    """Steps that read every dataset as often as its repeat says.
 
     Args:
         global_batches: samples a step of each dataset, on all ranks together.
@@ -188,16 +199,15 @@ def steps_per_epoch(
     for length, repeat, batch in zip(lengths, repeats, global_batches, strict=True):
         whole, extra = _split_repeat(length, repeat)
         steps += Fraction(length * whole + extra, batch)
-    return ceil(steps)
+    return steps
 
 
 def _make_streams(lengths, repeats, tasks, batch_sizes, seed: int) -> list[_Stream]:
-    names = list(dict.fromkeys(tasks))
+    keys = list(zip(tasks, batch_sizes, strict=True))
     streams = []
-    for number, name in enumerate(names):
-        datasets = [d for d, task in enumerate(tasks) if task == name]
-        size = batch_sizes[datasets[0]]
-        streams.append(_Stream(number, datasets, lengths, repeats, size, seed))
+    for number, key in enumerate(dict.fromkeys(keys)):
+        datasets = [d for d, own in enumerate(keys) if own == key]
+        streams.append(_Stream(number, datasets, lengths, repeats, key[1], seed))
     return [stream for stream in streams if stream.size]
 
 
@@ -211,18 +221,6 @@ def _draw_seed(seed: int, step: int, position: int) -> int:
     return (int(high) >> 1 << 32) | int(low)  # 63 bits, so that it fits a signed integer
 
 
-def _check_sizes(tasks: Sequence[str], batch_sizes: Sequence[int]) -> None:
-    if len(batch_sizes) != len(tasks):
-        raise ValueError(f"got {len(batch_sizes)} batch_sizes for {len(tasks)} datasets")
-    sizes: dict[str, int] = {}
-    for task, size in zip(tasks, batch_sizes, strict=True):
-        if sizes.setdefault(task, size) != size:
-            raise ValueError(
-                f"datasets of the task {task!r} have batch sizes {sizes[task]} and {size}: they "
-                "share their batches, so give them one"
-            )
-
-
 def _check(lengths, repeats, tasks, batch_sizes, max_steps, rank, world_size) -> None:
     if not len(lengths) == len(repeats) == len(tasks):
         raise ValueError(
@@ -234,7 +232,7 @@ def _check(lengths, repeats, tasks, batch_sizes, max_steps, rank, world_size) ->
             raise ValueError(f"dataset {number} (task {task!r}) is empty: remove it or fill it")
         if not 0 <= repeat < float("inf"):
             raise ValueError(f"dataset {number} (task {task!r}) has repeat {repeat}: give >= 0")
-    if steps_per_epoch(lengths, repeats, [1] * len(lengths)) == 0:
+    if epoch_steps(lengths, repeats, [1] * len(lengths)) == 0:
         raise ValueError("there is nothing to draw: every repeat is 0 or no dataset is given")
     if min(batch_sizes) < 1 or max_steps < 0 or not 0 <= rank < world_size:
         raise ValueError(

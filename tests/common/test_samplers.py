@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from projects.common.samplers import StepBatchSampler, steps_per_epoch
+from projects.common.samplers import StepBatchSampler, epoch_steps
 
 LENGTHS, REPEATS, TASKS = [37, 20, 11], [1.0, 2.5, 3.0], ["image", "video", "image"]
 SIZES = {"image": 37 + 33, "video": 50}  # draws of a pass
@@ -109,10 +109,33 @@ def test_a_dataset_is_switched_off_by_repeat_zero():
     assert {draw.dataset for batch in sampler for draw in batch} == {0, 2}
 
 
-def test_steps_per_epoch():
-    assert steps_per_epoch(LENGTHS, REPEATS, [4, 4, 4]) == 30
-    assert steps_per_epoch([10], [1.05], [4]) == 3  # 10 + round(0.5) = 10 draws
-    assert steps_per_epoch(LENGTHS, REPEATS, [4, 10, 4]) == 23  # 70 / 4 + 50 / 10 = 22.5
+def test_steps_of_an_epoch():
+    assert epoch_steps(LENGTHS, REPEATS, [4, 4, 4]) == 30
+    assert epoch_steps([10], [1.3], [4]) == 3.25  # 10 + 3 draws
+    assert epoch_steps(LENGTHS, REPEATS, [4, 10, 4]) == 22.5  # 70 / 4 + 50 / 10
+    assert make(batch_sizes=[4, 10, 4]).epoch_steps == 22.5
+
+
+def test_datasets_of_one_task_may_have_batches_of_their_own():
+    """Images of SA-1B by the dozen, clips one at a time, all of one task."""
+    lengths, repeats, sizes = [37, 20, 11], [1.0, 2.5, 3.0], [8, 2, 2]
+    sampler = make(tasks=["track"] * 3, batch_sizes=sizes, max_steps=370)
+    assert sampler.epoch_steps == 37 / 8 + 50 / 2 + 33 / 2  # 46.125
+    batches = list(sampler)[: 8 * 46 + 1]  # 8 epochs
+    counts = Counter()
+    for step, batch in enumerate(batches):
+        datasets = {draw.dataset for draw in batch}
+        assert datasets == {0} or 0 not in datasets  # its own batches, the others mixed
+        assert len(batch) == sizes[min(datasets)]
+        assert sampler.samples_of(step) == len(batch)
+        counts.update((draw.dataset, draw.index) for draw in batch)
+    per_dataset = Counter()
+    for (dataset, _), times in counts.items():
+        per_dataset[dataset] += times
+    expected = {d: 8 * round(n * r) for d, (n, r) in enumerate(zip(lengths, repeats, strict=True))}
+    assert per_dataset == expected
+    assert {times for (dataset, _), times in counts.items() if dataset == 0} == {8}
+    assert {times for (dataset, _), times in counts.items() if dataset == 2} == {24}
 
 
 def test_a_task_may_have_batches_of_its_own_size():
@@ -151,7 +174,6 @@ def test_naming_the_common_size_changes_nothing():
         (dict(repeats=[0.0, 0.0, 0.0]), "nothing to draw"),
         (dict(tasks=["image"]), "3 lengths, 3 repeats and 1 tasks"),
         (dict(rank=2, world_size=2), "rank 2 of 2"),
-        (dict(batch_sizes=[4, 4, 8]), "'image' have batch sizes 4 and 8"),
         (dict(batch_sizes=[4, 0, 4]), "batch size 0"),
         (dict(batch_sizes=[4]), "1 batch_sizes for 3 datasets"),
     ],

@@ -54,7 +54,8 @@ def test_publishing_replaces_and_keeps_the_newest_of_this_run(tmp_path):
         make(tmp_path, name)
     fresh = make(tmp_path, ".tmp_iter_12.pth")
     (fresh / "model.safetensors").write_bytes(b"new weights")
-    checkpoints.publish(tmp_path / "iter_12.pth", keep=2)
+    checkpoints.publish(tmp_path / "iter_12.pth")
+    checkpoints.drop_oldest(tmp_path / "iter_12.pth", keep=2)
     # 99 is of an earlier run that went further; it is not this run's to delete
     assert list(checkpoints.checkpoint_steps(tmp_path)) == [8, 12, 99]
     assert (tmp_path / "iter_12.pth" / "model.safetensors").read_bytes() == b"new weights"
@@ -100,9 +101,10 @@ def test_epochs_become_steps_that_fit_the_accumulation():
         )
         return len(build_train_loader(**{**settings, **changes}))
 
-    assert steps() == 7  # 12 + 15 samples, 4 at a time
+    assert steps() == 7  # 12 + 15 samples, 4 at a time: 6.75 steps an epoch
     assert steps(multiple_of=4) == 8
-    assert steps(max_epochs=2.5) == 18  # 7 steps an epoch
+    assert steps(max_epochs=4) == 27  # nothing is rounded up before the end
+    assert steps(max_epochs=0.1) == 1
     assert steps(max_steps=5, max_epochs=None) == 5
 
 

@@ -4,10 +4,14 @@ work_dir/
   iter_1000.pth/           renamed into place when every file in it is complete
     model.safetensors      trainable parameters and persistent buffers, by name
     state.json             step, seed, schedulers, launcher, config: plain data
+    model_ema.safetensors  the same with averaged parameters, where the run has an ema
     optimizer.pt           optimizer state (plain tensors and numbers)
     zero/                  DeepSpeed's shards, where DeepSpeed trained
+  best.pth/                the same, of the best validation
   last_checkpoint          name of the newest folder, written last; empty in a new run
+  best_checkpoint          best.pth, once there is one
   model.safetensors        the final weights: there when the run has come to its end
+  model_ema.safetensors    their average
 """
 
 from __future__ import annotations
@@ -27,7 +31,10 @@ from torch import Tensor, nn
 from projects.common.checkpoint import LoadReport, load_state, read_state
 
 WEIGHTS, STATE, OPTIMIZER, EXTRA = "model.safetensors", "state.json", "optimizer.pt", "extra.pt"
-LAST = "last_checkpoint"
+HISTORY = "training_metrics.json"
+EMA = "model_ema.safetensors"
+LAST, BEST = "last_checkpoint", "best_checkpoint"
+BEST_FOLDER = "best.pth"
 _NAME = re.compile(r"iter_(\d+)\.pth")
 _FROZEN = "frozen_parameters"
 _UNFINISHED = (".tmp_", ".old_")  # left over by a killed run
@@ -68,7 +75,8 @@ def find_latest(work_dir: Path) -> Path | None:
 def begin_run(work_dir: Path) -> list[Path]:
     """Make a new run's folder forget an earlier run; returns that run's checkpoints, which stay."""
     write_text(work_dir / LAST, "")
-    (work_dir / WEIGHTS).unlink(missing_ok=True)
+    for name in (WEIGHTS, EMA, BEST, HISTORY):
+        (work_dir / name).unlink(missing_ok=True)
     return list(checkpoint_steps(work_dir).values())
 
 
@@ -83,20 +91,38 @@ def temporary(folder: Path) -> Path:
     return folder.with_name(f".tmp_{folder.name}")
 
 
-def publish(folder: Path, keep: int) -> None:
-    """Rename the finished temporary of ``folder`` into place, point to it, drop the oldest."""
+def publish(folder: Path) -> None:
+    """Rename the finished temporary of ``folder`` into place and point to it."""
     for path in sorted(temporary(folder).rglob("*")):
         _sync(path)
     if folder.exists():
         _discard(folder)
     os.rename(temporary(folder), folder)
     _sync(folder.parent)
-    write_text(folder.parent / LAST, folder.name)
-    steps = checkpoint_steps(folder.parent)
-    own = [step for step in steps if steps[step] == folder]
+    write_text(folder.parent / (BEST if folder.name == BEST_FOLDER else LAST), folder.name)
+
+
+def drop_oldest(newest: Path, keep: int) -> None:
+    """Keep ``newest`` and the ones before it, ``keep`` in all; what is beyond it is not ours."""
+    steps = checkpoint_steps(newest.parent)
+    own = [step for step in steps if steps[step] == newest]
     older = [step for step in steps if step <= own[0]]
     for step in older[:-keep]:
         _discard(steps[step])
+
+
+def link_folder(source: Path, target: Path) -> None:
+    """Publish a checkpoint folder under a second name; the files are shared, not copied."""
+    partial = temporary(target)
+    for path in sorted(source.rglob("*")):
+        if path.is_file():
+            copy = partial / path.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(path, copy)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(path, copy)
+    publish(target)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -123,8 +149,8 @@ def read_training_state(folder: Path) -> dict[str, Any]:
     """
     if not (folder / STATE).is_file():
         raise FileNotFoundError(
-            f"{folder} has no {STATE}: --resume needs a checkpoint folder (iter_N.pth) of a "
-            "training run; to start anew from weights use --load-from"
+            f"{folder} has no {STATE}: --resume needs a checkpoint folder (iter_N.pth, best.pth) "
+            "of a training run; to start anew from weights use --load-from"
         )
     return json.loads((folder / STATE).read_text())
 
@@ -136,17 +162,24 @@ def names_to_save(module: nn.Module) -> list[str]:
     return names + [name for name, _ in module.named_buffers() if name in stored]
 
 
-def weights_file(path: str | Path) -> Path:
-    """The weights file that a path means: the file itself, a checkpoint folder, or a work_dir."""
+def weights_file(path: str | Path, *, ema: bool = False) -> Path:
+    """The weights file that a path means: the file itself, a checkpoint folder, or a work_dir.
+
+    Args:
+        path: one of these.
+        ema: take the averaged weights of a folder.
+    """
     path = Path(path)
-    if path.is_dir() and not (path / WEIGHTS).is_file():
+    name = EMA if ema else WEIGHTS
+    if path.is_dir() and not (path / name).is_file():
         path = find_latest(path) or path
     if path.is_dir():
-        path = path / WEIGHTS
+        path = path / name
     if not path.is_file():
+        hint = "; --ema needs a run whose config has ema" if ema else ""
         raise FileNotFoundError(
-            f"{path} does not exist: give a checkpoint folder (iter_N.pth), a work_dir that holds "
-            "one, or a weights file"
+            f"{path} does not exist: give a checkpoint folder (iter_N.pth, best.pth), a work_dir "
+            f"that holds one, or a weights file{hint}"
         )
     return path
 
@@ -184,20 +217,23 @@ def check_frozen(saved: dict[str, str], current: dict[str, str], where: str) -> 
         )
 
 
-def load_model(model: nn.Module, path: str | Path, *, partial: bool = False) -> LoadReport:
+def load_model(
+    model: nn.Module, path: str | Path, *, partial: bool = False, ema: bool = False
+) -> LoadReport:
     """Load weights into a model, strictly.
 
     Args:
         model: built from the config that trained the checkpoint, with the same parts trainable.
         path: see :func:`weights_file`; the launcher that wrote it does not matter.
         partial: the file may lack any part of the model (weights to start anew from).
+        ema: take the averaged weights of a folder.
 
     Raises:
         ValueError: names or shapes that do not line up, or frozen parameters that are not those
             of the training; nothing is loaded then.
         FileNotFoundError: no such file.
     """
-    file = weights_file(path)
+    file = weights_file(path, ema=ema)
     saved = set(names_to_save(model))
     spared = ["*"] if partial else [name for name in model.state_dict() if name not in saved]
     if not partial and file.suffix == ".safetensors":

@@ -3,11 +3,14 @@
 model             dict(type=...), built by registry.build
 train_dataloader  datasets=[dict(dataset=dict(type=...), repeat=1.0)], batch_size, collate,
                   num_workers
-train_cfg         max_steps or max_epochs
+train_cfg         max_steps or max_epochs; phases_per_epoch
 optim_wrapper     type, optimizer, clip_grad, accumulative_counts, paramwise_cfg, constructor
 param_scheduler   list of mmengine schedulers; a float begin/end/T_max is a fraction of the run
-checkpoint        interval, keep                            log: interval
+checkpoint        interval (steps, "phase" or "epoch"), keep            log: interval
 benchmarks        name -> dict(type=...)
+validation        interval (as above), benchmarks, max_items, best, higher_is_better, patience,
+                  min_delta
+ema               decay, warmup                             watchdog: minutes
 precision         "fp32" or "bf16"                          seed, data_root, load_from
 vis_backends      mmengine's, TensorBoard by default        custom_hooks, find_unused_parameters
 """
@@ -15,6 +18,7 @@ vis_backends      mmengine's, TensorBoard by default        custom_hooks, find_u
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +26,22 @@ from typing import Any
 from mmengine.config import Config
 
 from projects.common import registry
+from projects.common.engine.interval import UNITS
 from projects.common.engine.model import PRECISIONS
+
+# what the sections mean where they leave a key out
+CHECKPOINT = {"interval": 1000, "keep": 2}
+VALIDATION: dict[str, Any] = {
+    "interval": "epoch",
+    "benchmarks": None,  # all
+    "max_items": None,  # whole benchmarks
+    "best": None,
+    "higher_is_better": True,
+    "patience": None,
+    "min_delta": 0.0,
+}
+EMA = {"decay": 0.999, "warmup": 10.0}
+WATCHDOG = {"minutes": 10.0}
 
 KNOWN_KEYS = (
     "model",
@@ -33,6 +52,9 @@ KNOWN_KEYS = (
     "checkpoint",
     "log",
     "benchmarks",
+    "validation",
+    "ema",
+    "watchdog",
     "precision",
     "seed",
     "data_root",
@@ -43,8 +65,11 @@ KNOWN_KEYS = (
 )
 _SECTIONS = {  # section: (needed keys, further keys)
     "train_dataloader": (("datasets", "batch_size", "collate"), ("num_workers",)),
-    "train_cfg": ((), ("max_steps", "max_epochs")),
-    "checkpoint": ((), ("interval", "keep")),
+    "train_cfg": ((), ("max_steps", "max_epochs", "phases_per_epoch")),
+    "checkpoint": ((), tuple(CHECKPOINT)),
+    "validation": ((), tuple(VALIDATION)),
+    "ema": ((), tuple(EMA)),
+    "watchdog": ((), tuple(WATCHDOG)),
     "log": ((), ("interval",)),
     "optim_wrapper": (
         ("optimizer",),
@@ -90,12 +115,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def check_config(tree: dict[str, Any], *, train: bool = True) -> None:
+def check_config(tree: dict[str, Any], *, train: bool = True, zero_stage: int = 0) -> None:
     """Find all mistakes before anything is built.
 
     Args:
         tree: of :func:`plain`.
         train: whether the training sections must be there.
+        zero_stage: of DeepSpeed, 0 without it.
 
     Raises:
         ValueError: all mistakes, each with its key path.
@@ -103,10 +129,13 @@ def check_config(tree: dict[str, Any], *, train: bool = True) -> None:
     needed = ("model", "train_dataloader", "train_cfg", "optim_wrapper") if train else ("model",)
     found = [f"{key}: missing" for key in needed if key not in tree]
     for name, (required, optional) in _SECTIONS.items():
-        if name in tree:
+        if tree.get(name) is not None:
             found += registry.key_mistakes(tree[name], required, optional, name)
     found += registry.mistakes(_checkable(tree), known=KNOWN_KEYS)
     found += _value_mistakes(tree)
+    if train:
+        found += list(_rhythm_mistakes(tree))
+        found += list(_validation_mistakes(tree, zero_stage))
     registry.raise_mistakes(found)
 
 
@@ -136,14 +165,6 @@ def _value_mistakes(tree: dict[str, Any]) -> list[str]:
     for number, entry in enumerate(tree.get("train_dataloader", {}).get("datasets", [])):
         where = f"train_dataloader.datasets[{number}]"
         found += registry.key_mistakes(entry, ("dataset",), ("repeat", "batch_size"), where)
-    accumulate = tree.get("optim_wrapper", {}).get("accumulative_counts", 1)
-    for section, key in (("checkpoint", "interval"), ("train_cfg", "max_steps")):
-        value = tree.get(section, {}).get(key, 0)
-        if value % accumulate:
-            found.append(
-                f"{section}.{key}: {value} is no multiple of optim_wrapper.accumulative_counts "
-                f"{accumulate}, half-accumulated gradients would be lost"
-            )
     collate = tree.get("train_dataloader", {}).get("collate")
     if isinstance(collate, str):
         try:
@@ -151,6 +172,75 @@ def _value_mistakes(tree: dict[str, Any]) -> list[str]:
         except ValueError as error:
             found.append(f"train_dataloader.collate: {error}")
     return found
+
+
+def _rhythm_mistakes(tree: dict[str, Any]) -> Iterator[str]:
+    """Intervals that are none, or that end between two updates of the optimizer."""
+    accumulate = tree.get("optim_wrapper", {}).get("accumulative_counts", 1)
+    length = tree.get("train_cfg", {})
+    rhythms = {"checkpoint.interval": {**CHECKPOINT, **tree.get("checkpoint", {})}["interval"]}
+    if tree.get("validation") is not None:
+        rhythms["validation.interval"] = {**VALIDATION, **tree["validation"]}["interval"]
+    if "max_steps" in length:
+        rhythms["train_cfg.max_steps"] = length["max_steps"]
+    for key, value in rhythms.items():
+        if isinstance(value, str) and value in UNITS and key != "train_cfg.max_steps":
+            continue
+        if not _is_count(value):
+            units = "" if key == "train_cfg.max_steps" else ", 'phase' or 'epoch'"
+            yield f"{key}: {value!r} is no number of steps (1 or more){units}"
+        elif value % accumulate:
+            yield (
+                f"{key}: {value} is no multiple of optim_wrapper.accumulative_counts "
+                f"{accumulate}, half-accumulated gradients would be lost"
+            )
+    for key, value in (
+        ("train_cfg.phases_per_epoch", length.get("phases_per_epoch", 1)),
+        ("checkpoint.keep", tree.get("checkpoint", {}).get("keep", 1)),
+    ):
+        if not _is_count(value):
+            yield f"{key}: {value!r} is no whole number from 1 on"
+
+
+def _validation_mistakes(tree: dict[str, Any], zero_stage: int) -> Iterator[str]:
+    ema = {**EMA, **(tree.get("ema") or {})}
+    if not 0 < ema["decay"] < 1 or ema["warmup"] < 0:
+        yield f"ema: decay {ema['decay']} must lie in (0, 1), warmup {ema['warmup']} from 0 on"
+    minutes = {**WATCHDOG, **(tree.get("watchdog") or {})}["minutes"]
+    if minutes is not None and minutes <= 0:
+        yield f"watchdog.minutes: {minutes} must be positive, or None for no watchdog"
+    if zero_stage == 3:
+        for key in ("ema", "validation"):
+            if tree.get(key) is not None:
+                yield (
+                    f"{key}: not with ZeRO-3, where no rank holds the whole model; use ZeRO-2, or "
+                    "leave it out and evaluate checkpoints with tools/test.py"
+                )
+    if tree.get("validation") is None:
+        return
+    validation = {**VALIDATION, **tree["validation"]}
+    known = list(tree.get("benchmarks", {}))
+    names = validation["benchmarks"] if validation["benchmarks"] is not None else known
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        yield (
+            f"validation.benchmarks: {', '.join(unknown) or 'none'} chosen, the config's "
+            f"benchmarks are {', '.join(known) or 'none'}"
+        )
+    best = validation["best"]
+    if best is not None and best.split("/")[0] not in names:
+        yield f"validation.best: {best!r} is no '<benchmark>/<metric>' of {', '.join(names)}"
+    if best is None and validation["patience"] is not None:
+        yield "validation.patience: needs validation.best, the score that is watched"
+    for key in ("patience", "max_items"):
+        if validation[key] is not None and not _is_count(validation[key]):
+            yield f"validation.{key}: {validation[key]!r} is no whole number from 1 on"
+    if validation["min_delta"] < 0:
+        yield f"validation.min_delta: {validation['min_delta']} must not be negative"
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def scale_schedulers(schedulers: list[dict], max_steps: int) -> list[dict]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
-from projects.common import registry
 from projects.common.engine import checkpoints
+from projects.common.engine.benchmarks import build_benchmarks, choose, run_benchmarks
 from projects.common.engine.config import check_config, plain
 from projects.common.engine.distributed import (
     barrier,
@@ -18,8 +18,7 @@ from projects.common.engine.distributed import (
     infer_launcher,
     init_distributed,
 )
-from projects.common.engine.runner import build_model
-from projects.common.evaluation import run_benchmark
+from projects.common.engine.model import build_model
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +30,7 @@ def evaluate_checkpoint(
     work_dir: str | Path,
     benchmarks: list[str] | None = None,
     launcher: str | None = None,
+    ema: bool = False,
 ) -> dict[str, float]:
     """Run benchmarks and merge their scores into ``work_dir/scores.json``.
 
@@ -38,6 +38,7 @@ def evaluate_checkpoint(
         cfg: the config that the checkpoint was trained with.
         checkpoint: what ``checkpoints.load_model`` takes, whichever launcher trained it.
         benchmarks: names to run, default all of the config's.
+        ema: evaluate the averaged weights of the checkpoint.
 
     Returns:
         The scores of these benchmarks, ``{"<benchmark>/<metric>": value}``, on every rank.
@@ -48,17 +49,17 @@ def evaluate_checkpoint(
     """
     tree = plain(cfg)
     check_config(tree, train=False)
-    names = _chosen(list(tree.get("benchmarks", {})), benchmarks)
-    checkpoints.weights_file(checkpoint)
+    names = choose(list(tree.get("benchmarks", {})), benchmarks)
+    checkpoints.weights_file(checkpoint, ema=ema)
     init_distributed(launcher or infer_launcher())
-    model = build_model(tree, int(tree.get("seed", 0)))
-    checkpoints.load_model(model, checkpoint)
+    seed = int(tree.get("seed", 0))
+    model = build_model(tree, seed)
+    checkpoints.load_model(model, checkpoint, ema=ema)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     scores: dict[str, float] = {}
-    for name in names:
-        benchmark = registry.build(tree["benchmarks"][name])
-        with model.autocast():
-            scores |= run_benchmark(name, benchmark, model, Path(work_dir) / "predictions")
+    for name in names:  # one after the other: the data of one may be large
+        benchmark = build_benchmarks(tree, [name])
+        scores |= run_benchmarks(benchmark, model, Path(work_dir) / "predictions", seed=seed)
     if get_rank() == 0:
         merge_scores(Path(work_dir) / "scores.json", scores)
         for key, value in scores.items():
@@ -66,17 +67,6 @@ def evaluate_checkpoint(
                 logger.info("%s %.4f", key, value)
     barrier()
     return scores
-
-
-def _chosen(known: list[str], wanted: list[str] | None) -> list[str]:
-    if not known:
-        raise registry.ConfigError("the config has no benchmarks")
-    unknown = [name for name in wanted or [] if name not in known]
-    if unknown:
-        raise registry.ConfigError(
-            f"no benchmark {', '.join(unknown)}: the config has {', '.join(known)}"
-        )
-    return known if wanted is None else wanted
 
 
 def merge_scores(path: Path, scores: dict[str, float]) -> None:

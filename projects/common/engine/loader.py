@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
+from math import ceil
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from projects.common import registry
-from projects.common.samplers import Draw, StepBatchSampler, steps_per_epoch
+from projects.common.samplers import Draw, StepBatchSampler, epoch_steps
 
 
 class Mixture(Dataset):
@@ -58,7 +60,8 @@ def build_train_loader(
             be left out.
         batch_size: samples per rank and step of datasets that name none.
         collate: function of a list of samples to a typed batch, its path or its config.
-        max_steps, max_epochs: exactly one of them.
+        max_steps, max_epochs: exactly one of them. Epochs are counted over all datasets together,
+            each as often as its repeat says, and become the steps that complete them.
         multiple_of: the number of steps is rounded up to a multiple of this when it comes from
             ``max_epochs``, so that accumulated gradients are never left over.
     """
@@ -68,8 +71,9 @@ def build_train_loader(
     sizes = [int(entry.get("batch_size", batch_size)) for entry in datasets]
     if max_steps is None:
         assert max_epochs is not None
-        epoch = steps_per_epoch(lengths, repeats, [size * world_size for size in sizes])
-        max_steps = -(-round(max_epochs * epoch) // multiple_of) * multiple_of
+        epoch = epoch_steps(lengths, repeats, [size * world_size for size in sizes])
+        updates = Fraction(str(max_epochs)) * epoch / multiple_of
+        max_steps = ceil(updates) * multiple_of
     sampler = StepBatchSampler(
         lengths=lengths,
         repeats=repeats,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from typing import Any
 
 from mmengine.runner import BaseLoop
 from torch.utils.data import DataLoader
+
+from projects.common.engine.watchdog import Watchdog
 
 
 class StepLoop(BaseLoop):
@@ -13,12 +17,20 @@ class StepLoop(BaseLoop):
 
     mmengine's own loop starts its workers before it knows where to start, and resumes by reading
     and dropping all batches before; this one asks the sampler for the right batch.
+
+    Attributes:
+        stop_training: hooks may set it (early stopping): the step is the last one.
+        waited: seconds that the current step waited for its data.
     """
 
-    def __init__(self, *, runner: Any, dataloader: DataLoader) -> None:
+    def __init__(
+        self, *, runner: Any, dataloader: DataLoader, watchdog_minutes: float | None = None
+    ) -> None:
         super().__init__(runner, dataloader)
         self._iter = 0
-        self.stop_training = False  # hooks may set it (early stopping)
+        self.stop_training = False
+        self.waited = 0.0
+        self._watchdog_minutes = watchdog_minutes
 
     @property
     def max_iters(self) -> int:
@@ -39,21 +51,40 @@ class StepLoop(BaseLoop):
     def run(self) -> Any:
         """Train from the current step to the last; hooks see one epoch, the whole run."""
         runner = self.runner
-        runner.call_hook("before_train")
-        runner.call_hook("before_train_epoch")
-        self.dataloader.batch_sampler.start_step = self._iter
-        for data_batch in self.dataloader:
-            runner.model.train()
-            self._run_step(data_batch)
-            if self.stop_training:
-                break
-        runner.call_hook("after_train_epoch")
-        runner.call_hook("after_train")
+        self.watchdog = Watchdog(minutes=self._watchdog_minutes, logger=runner.logger)
+        try:
+            runner.call_hook("before_train")
+            runner.call_hook("before_train_epoch")
+            for data_batch in self._batches():
+                runner.model.train()
+                self._run_step(data_batch)
+            runner.call_hook("after_train_epoch")
+            runner.call_hook("after_train")
+        finally:
+            self.watchdog.close()
         return runner.model
+
+    def _batches(self) -> Iterator[dict]:
+        sampler = self.dataloader.batch_sampler
+        sampler.start_step = self._iter
+        loaded = iter(self.dataloader)
+        while self._iter < self.max_iters and not self.stop_training:
+            start, step = time.monotonic(), self._iter
+            with self.watchdog.watching(
+                f"waiting for the data of step {step + 1}", lambda s=step: str(sampler.batch(s))
+            ):
+                data_batch = next(loaded)
+            self.waited = time.monotonic() - start
+            yield data_batch
 
     def _run_step(self, data_batch: dict) -> None:
         runner, step = self.runner, self._iter
-        runner.call_hook("before_train_iter", batch_idx=step, data_batch=data_batch)
-        outputs = runner.model.train_step(data_batch, optim_wrapper=runner.optim_wrapper)
+        batch = data_batch["batch"]
+        with self.watchdog.watching(
+            f"computing step {step + 1}",
+            lambda: f"task {getattr(batch, 'task', '')}, samples {getattr(batch, 'names', '')}",
+        ):
+            runner.call_hook("before_train_iter", batch_idx=step, data_batch=data_batch)
+            outputs = runner.model.train_step(data_batch, optim_wrapper=runner.optim_wrapper)
         runner.call_hook("after_train_iter", batch_idx=step, data_batch=data_batch, outputs=outputs)
         self._iter = step + 1

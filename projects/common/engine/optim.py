@@ -16,7 +16,8 @@ class TrainableGroups(DefaultOptimWrapperConstructor):
     """mmengine's ``paramwise_cfg`` over trainable parameters only, in few groups.
 
     mmengine makes one group per parameter as soon as ``paramwise_cfg`` is given; ZeRO pays a
-    communication for each group, so parameters with the same settings share one here.
+    communication for each group, so parameters with the same settings share one here. Groups with
+    the same rate have the same ``name``, after the parts of the model that learn at it.
     """
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
@@ -40,7 +41,11 @@ class TrainableGroups(DefaultOptimWrapperConstructor):
             entries = []
             with file_only(MMLogger.get_current_instance()):
                 self.add_params(entries, model)
-        optimizer = OPTIMIZERS.build({**self.optimizer_cfg, "params": _merged(entries)})
+        groups = _merged(entries)
+        names_by_id = {id(p): name for name, p in model.named_parameters()}
+        for group, name in zip(groups, group_names(groups, names_by_id), strict=True):
+            group["name"] = name
+        optimizer = OPTIMIZERS.build({**self.optimizer_cfg, "params": groups})
         return OPTIM_WRAPPERS.build(self.optim_wrapper_cfg, default_args={"optimizer": optimizer})
 
 
@@ -55,3 +60,41 @@ def _merged(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 key = repr(sorted(settings.items()))
                 groups.setdefault(key, {"params": [], **settings})["params"].append(parameter)
     return list(groups.values())
+
+
+def group_names(groups: list[dict[str, Any]], names: dict[int, str]) -> list[str]:
+    """A name for each group: what the parameters of its learning rate have in common.
+
+    That is the shortest path in the model which all of them, and no parameter of another rate,
+    are below; where there is none, the path all have in common, or "rest". Rates that would share
+    a name are numbered.
+
+    Args:
+        groups: of an optimizer; ``lr`` may be missing.
+        names: parameter name by id.
+    """
+    rates = [group.get("lr") for group in groups]
+    members: dict[Any, list[str]] = {}
+    for group, rate in zip(groups, rates, strict=True):
+        members.setdefault(rate, []).extend(names[id(p)] for p in group["params"])
+    chosen: dict[Any, str] = {}
+    for rate, own in members.items():
+        others = [name for key, rest in members.items() if key != rate for name in rest]
+        name = _common_path(own, others) if others else "all"
+        taken = sum(used.split("#")[0] == name for used in chosen.values())
+        chosen[rate] = f"{name}#{taken + 1}" if taken else name
+    return [chosen[rate] for rate in rates]
+
+
+def _common_path(own: list[str], others: list[str]) -> str:
+    paths = [name.split(".") for name in own]
+    common: list[str] = []
+    for pieces in zip(*paths, strict=False):
+        if len(set(pieces)) > 1:
+            break
+        common.append(pieces[0])
+    for depth in range(1, len(common) + 1):
+        prefix = ".".join(common[:depth])
+        if not any(name == prefix or name.startswith(f"{prefix}.") for name in others):
+            return prefix
+    return ".".join(common) or "rest"

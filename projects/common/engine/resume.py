@@ -11,12 +11,13 @@ import torch
 from mmengine.logging import HistoryBuffer, MessageHub
 
 from projects.common.engine import checkpoints
-from projects.common.engine.distributed import barrier, get_rank, get_world_size
+from projects.common.engine.distributed import barrier, get_rank
+from projects.common.engine.ema import restore_ema
 
 _HISTORY = 100  # newest values per logged scalar that are kept over a resume
 
 
-def save_training(runner: Any, folder: Path, *, step: int, keep: int) -> None:
+def save_training(runner: Any, folder: Path, *, step: int) -> None:
     """Write a checkpoint folder whole or not at all; every rank must call it."""
     partial = checkpoints.temporary(folder)
     if get_rank() == 0:
@@ -26,16 +27,19 @@ def save_training(runner: Any, folder: Path, *, step: int, keep: int) -> None:
     runner.strategy.save_optimizer(partial)
     weights = runner.strategy.saved_tensors()
     extra: dict[str, Any] = {}
-    runner.call_hook("before_save_checkpoint", checkpoint=extra)  # hooks with a state (EMA)
+    runner.call_hook("before_save_checkpoint", checkpoint=extra)  # custom hooks with a state
     if get_rank() == 0:
         checkpoints.save_weights(weights, partial / checkpoints.WEIGHTS, runner.frozen)
+        if runner.ema is not None:
+            averages = runner.ema.saved_tensors(weights)
+            checkpoints.save_weights(averages, partial / checkpoints.EMA, runner.frozen)
         if extra:
             torch.save(extra, partial / checkpoints.EXTRA)
         state = _training_state(runner, step)
         (partial / checkpoints.STATE).write_text(json.dumps(state, indent=1))
     barrier()  # all shards are complete
     if get_rank() == 0:
-        checkpoints.publish(folder, keep)
+        checkpoints.publish(folder)
     barrier()
 
 
@@ -58,13 +62,48 @@ def restore_training(runner: Any, folder: Path) -> int:
         extra = torch.load(folder / checkpoints.EXTRA, map_location="cpu", weights_only=True)
         runner.call_hook("after_load_checkpoint", checkpoint=extra)
     runner.strategy.resume_counts(state["step"])
-    batch = _global_batch(runner)
-    if state["global_batch"] != batch:
-        runner.logger.warning(
-            f"{folder} was trained with {state['global_batch']} samples a step, now it is {batch}: "
-            "training goes on, but in another order of the data"
-        )
+    for news in (
+        restore_ema(runner.ema, folder, state.get("ema")),
+        _restore_best(runner, folder, state.get("best")),
+        _compare_mixtures(state["mixture"], runner.train_dataloader.batch_sampler.mixture, folder),
+    ):
+        if news:
+            runner.logger.warning(news)
     return state["step"]
+
+
+def _restore_best(runner: Any, folder: Path, state: dict[str, Any] | None) -> str:
+    """Go on with the best score of a checkpoint; returns what the user should know."""
+    best = runner.best
+    if best.metric is None or not state or state["metric"] is None:
+        return ""
+    if not best.restore(state):
+        return f"{folder} looked for the best {state['metric']}, this run looks for {best.metric}"
+    if best.step and not (Path(runner.work_dir) / checkpoints.BEST).is_file():
+        return (
+            f"{runner.work_dir} lacks the best checkpoint, of step {best.step} with {best.metric} "
+            f"{best.value:.4f}: a new one is saved when a validation is better"
+        )
+    return ""
+
+
+def _compare_mixtures(saved: list[dict], current: list[dict], folder: Path) -> str:
+    """What differs between the data of a checkpoint and of this run; empty for nothing."""
+    changes = []
+    if len(saved) != len(current):
+        changes.append(f"{len(saved)} datasets are now {len(current)}")
+    for number, (before, now) in enumerate(zip(saved, current, strict=False)):
+        changes += [
+            f"dataset {number}: {key} {before[key]} is now {now[key]}"
+            for key in before
+            if before[key] != now[key]
+        ]
+    if not changes:
+        return ""
+    return (
+        f"{folder} was trained on other data ({'; '.join(changes)}): training goes on, but in "
+        "another order of the data"
+    )
 
 
 def check_launcher(saved: dict[str, Any], current: dict[str, Any], folder: Path) -> None:
@@ -91,17 +130,15 @@ def _training_state(runner: Any, step: int) -> dict[str, Any]:
         "step": step,
         "max_steps": runner.max_iters,
         "seed": runner.seed,
-        "global_batch": _global_batch(runner),
+        "mixture": runner.train_dataloader.batch_sampler.mixture,
+        "best": runner.best.state(),
+        "ema": None if runner.ema is None else {"updates": runner.ema.updates},
         "launcher": runner.strategy.kind,
         "schedulers": [scheduler.state_dict() for scheduler in _schedulers(runner)],
         "message_hub": _hub_state(runner.message_hub),
         "config": runner.cfg.pretty_text,
         "time": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
-
-
-def _global_batch(runner: Any) -> int:
-    return runner.train_dataloader.batch_sampler.batch_size * get_world_size()
 
 
 def _schedulers(runner: Any) -> list[Any]:

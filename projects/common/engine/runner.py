@@ -6,13 +6,24 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import FlexibleRunner
 from torch import nn
 
 from projects.common import registry
 from projects.common.engine import checkpoints
-from projects.common.engine.config import check_config, plain, scale_schedulers
+from projects.common.engine.benchmarks import build_benchmarks, choose
+from projects.common.engine.best import Best
+from projects.common.engine.config import (
+    CHECKPOINT,
+    EMA,
+    VALIDATION,
+    WATCHDOG,
+    check_config,
+    plain,
+    scale_schedulers,
+)
 from projects.common.engine.distributed import (
     barrier,
     get_rank,
@@ -20,9 +31,13 @@ from projects.common.engine.distributed import (
     infer_launcher,
     init_distributed,
 )
+from projects.common.engine.ema import Ema, EmaHook
 from projects.common.engine.hooks.checkpoint import CheckpointHook
 from projects.common.engine.hooks.finite import FiniteLossHook
-from projects.common.engine.hooks.metrics import MetricsHook
+from projects.common.engine.hooks.history import HistoryHook
+from projects.common.engine.hooks.metrics import FILE, MetricsHook, append_line
+from projects.common.engine.hooks.validation import ValidationHook
+from projects.common.engine.interval import Every
 from projects.common.engine.loader import build_train_loader
 from projects.common.engine.loop import StepLoop
 from projects.common.engine.model import build_model
@@ -38,14 +53,37 @@ class Runner(FlexibleRunner):
 
     resume_folder: Path | None = None
     frozen: dict[str, str]  # fingerprints of what does not train
+    best: Best  # validations so far
+    ema_settings: dict[str, Any] | None = None
+    ema: Ema | None = None
+    stopped: str = ""  # why the run ends before its last step
     _has_loaded: bool
 
     def load_or_resume(self) -> None:
         """Called when the model is wrapped and before the first step."""
-        if self.resume_folder is not None and not self._has_loaded:
+        if self._has_loaded:
+            return
+        self._has_loaded = True
+        if self.ema_settings is not None:
+            self.ema = Ema(self.strategy.module, **self.ema_settings)
+        if self.resume_folder is not None:
             self.train_loop._iter = restore_training(self, self.resume_folder)
-            self._has_loaded = True
             self.logger.info(f"resumed {self.resume_folder} at step {self.iter}")
+
+    def is_last(self, step: int) -> bool:
+        """Whether the run ends with this step, as planned or early."""
+        return step >= self.max_iters or self.train_loop.stop_training
+
+    def epochs(self, step: int) -> float:
+        """Passes over the data that ``step`` steps are."""
+        return round(step / float(self.train_dataloader.batch_sampler.epoch_steps), 4)
+
+    def log_scores(self, scores: dict[str, float], *, step: int, seconds: float) -> None:
+        """Note the scores of a validation in metrics.jsonl and in the visualizer's logs."""
+        if get_rank() == 0:
+            line = {"step": step, "epoch": self.epochs(step), **scores, "validation_time": seconds}
+            append_line(Path(self.work_dir) / FILE, line)
+            self.visualizer.add_scalars(scores, step=step)
 
     def dump_config(self) -> None:
         """Write the config as run beside the checkpoints."""
@@ -79,7 +117,7 @@ def build_runner(
         FileNotFoundError: a checkpoint that is not there.
     """
     tree = plain(cfg)
-    check_config(tree)
+    check_config(tree, zero_stage=_zero_stage(deepspeed))
     work_dir = Path(work_dir).absolute()
     launcher = launcher or infer_launcher()
     init_distributed(launcher, always=deepspeed is not None)
@@ -143,13 +181,20 @@ def _build_strategy(tree, work_dir: Path, seed: int, launcher: str, deepspeed):
             batch_size=tree["train_dataloader"]["batch_size"],
             accumulate=optim.get("accumulative_counts", 1),
             max_norm=_max_norm(optim.get("clip_grad")),
-            precision=tree.get("precision", "fp32"),
         )
         return zero.ZeroStrategy(config=config, **common)
     if launcher == "none":
         return SingleStrategy(**common)
     unused = tree.get("find_unused_parameters", False)
     return DistributedStrategy(find_unused_parameters=unused, **common)
+
+
+def _zero_stage(deepspeed: str | None) -> int:
+    if deepspeed is None:
+        return 0
+    from projects.common.engine import zero
+
+    return int(zero.named_config(deepspeed)["zero_optimization"]["stage"])
 
 
 def _max_norm(clip_grad: dict | None) -> float:
@@ -183,22 +228,18 @@ def _log_parameters(logger, model: nn.Module) -> None:
 
 def _assemble(cfg: Config, tree, strategy, model, loader, work_dir: Path, seed: int) -> Runner:
     schedulers = scale_schedulers(tree.get("param_scheduler", []), loader.batch_sampler.max_steps)
-    return Runner(
+    best, hooks = _own_hooks(tree, loader, seed)
+    watchdog = {**WATCHDOG, **(tree.get("watchdog") or {})}
+    runner = Runner(
         model,
         work_dir=str(work_dir),
         train_dataloader=loader,
-        train_cfg={"type": StepLoop},
+        train_cfg={"type": StepLoop, "watchdog_minutes": watchdog["minutes"]},
         optim_wrapper=_optim_config(tree["optim_wrapper"], strategy),
         param_scheduler=schedulers or None,
         strategy=strategy,
         default_hooks={"timer": None, "sampler_seed": None, "logger": None, "checkpoint": None},
-        custom_hooks=[
-            StepSeedHook(seed=seed),
-            FiniteLossHook(),
-            MetricsHook(**tree.get("log", {})),
-            CheckpointHook(**tree.get("checkpoint", {})),
-            *registry.build(tree.get("custom_hooks", [])),
-        ],
+        custom_hooks=[*hooks, *registry.build(tree.get("custom_hooks", []))],
         visualizer={
             "type": "Visualizer",
             "vis_backends": tree.get("vis_backends", [{"type": "TensorboardVisBackend"}]),
@@ -206,6 +247,45 @@ def _assemble(cfg: Config, tree, strategy, model, loader, work_dir: Path, seed: 
         randomness={"seed": seed},
         cfg=cfg,
     )
+    runner.best = best
+    runner.ema_settings = {**EMA, **tree["ema"]} if tree.get("ema") is not None else None
+    return runner
+
+
+def _own_hooks(tree: dict[str, Any], loader, seed: int) -> tuple[Best, list[Hook]]:
+    """What every run has, and validation and averages where the config asks for them."""
+    accumulate = tree["optim_wrapper"].get("accumulative_counts", 1)
+
+    def rhythm(interval: int | str) -> Every:
+        return Every(
+            interval,
+            epoch_steps=loader.batch_sampler.epoch_steps,
+            phases_per_epoch=tree["train_cfg"].get("phases_per_epoch", 1),
+            multiple_of=accumulate,
+        )
+
+    checkpoint = {**CHECKPOINT, **tree.get("checkpoint", {})}
+    saves = rhythm(checkpoint["interval"])
+    rhythms, best = [], Best()
+    hooks: list[Hook] = [StepSeedHook(seed=seed), FiniteLossHook()]
+    if tree.get("ema") is not None:
+        hooks.append(EmaHook(accumulate=accumulate))
+    if tree.get("validation") is not None:
+        validation = {**VALIDATION, **tree["validation"]}
+        rhythms = [rhythm(validation["interval"])]
+        names = choose(list(tree["benchmarks"]), validation["benchmarks"])
+        built = build_benchmarks(tree, names, validation["max_items"])
+        hooks.append(ValidationHook(benchmarks=built, every=rhythms[0], seed=seed))
+        best = Best(
+            metric=validation["best"],
+            higher_is_better=validation["higher_is_better"],
+            patience=validation["patience"],
+            min_delta=validation["min_delta"],
+        )
+    hooks.append(MetricsHook(**tree.get("log", {}), also=tuple(rhythms)))
+    hooks.append(CheckpointHook(every=saves, keep=checkpoint["keep"]))
+    hooks.append(HistoryHook(rhythms=[saves, *rhythms]))
+    return best, hooks
 
 
 def _optim_config(optim: dict[str, Any], strategy) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -17,6 +19,19 @@ def seed_everything(*numbers: int) -> None:
     torch.manual_seed(first << 32 | second)
     np.random.seed(first)
     random.seed(first)
+
+
+@contextmanager
+def undisturbed_randomness() -> Iterator[None]:
+    """Whatever is drawn inside, the generators outside go on as if nothing had been drawn."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 class StepSeedHook(Hook):

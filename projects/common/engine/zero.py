@@ -52,14 +52,20 @@ def named_config(name: str) -> dict[str, Any]:
 
 
 def complete_config(
-    config: dict[str, Any], *, batch_size: int, accumulate: int, max_norm: float, precision: str
+    config: dict[str, Any], *, batch_size: int, accumulate: int, max_norm: float
 ) -> dict[str, Any]:
-    """Fill in what the run decides, so that both launchers do the same arithmetic."""
+    """Fill in what the run decides, so that both launchers do the same arithmetic.
+
+    DeepSpeed stays in float32 whatever the model's precision: the model itself computes in bf16
+    under autocast (``TrainableModel.forward``). DeepSpeed's own ``bf16`` would round the weights,
+    position tables among them (SAM 2 then tracks worse), and its ``torch_autocast`` would sum
+    gradients in bf16; plain data parallelism does neither.
+    """
     config = {**config, "zero_optimization": dict(config["zero_optimization"])}
     config["train_micro_batch_size_per_gpu"] = batch_size
     config["gradient_accumulation_steps"] = accumulate
     config["gradient_clipping"] = max_norm
-    config["bf16"] = {"enabled": precision == "bf16"}
+    config["bf16"] = {"enabled": False}
     config["fp16"] = {"enabled": False}
     if not torch.cuda.is_available():
         # there are no streams to overlap on, and no memory to pin

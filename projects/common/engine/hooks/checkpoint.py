@@ -1,4 +1,4 @@
-"""Saves every N steps and at the end."""
+"""Saves in a rhythm, after the best validation, and at the end."""
 
 from __future__ import annotations
 
@@ -8,36 +8,49 @@ from mmengine.hooks import Hook
 
 from projects.common.engine import checkpoints
 from projects.common.engine.distributed import barrier, get_rank
+from projects.common.engine.interval import Every
 from projects.common.engine.resume import save_training
 
 
 class CheckpointHook(Hook):
-    """Keeps the newest ``keep`` checkpoints, and the final weights when the run is over.
+    """Keeps the newest ``keep`` checkpoints, the best one, and the final weights.
 
     Args:
-        interval: steps between checkpoints; the last step is always saved.
-        keep: how many are kept.
+        every: when to save; the last step is always saved.
+        keep: how many are kept, the best one not counted.
     """
 
     priority = "VERY_LOW"  # after the schedulers, whose state belongs to the next step
 
-    def __init__(self, *, interval: int = 1000, keep: int = 2) -> None:
-        if interval < 1 or keep < 1:
-            raise ValueError(f"checkpoint: interval {interval} and keep {keep} must be at least 1")
-        self.interval = interval
+    def __init__(self, *, every: Every, keep: int = 2) -> None:
+        if keep < 1:
+            raise ValueError(f"checkpoint.keep {keep} must be at least 1")
+        self.every = every
         self.keep = keep
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        step = batch_idx + 1
-        if step % self.interval == 0 or step == runner.max_iters:
-            folder = Path(runner.work_dir) / checkpoints.folder_name(step)
-            save_training(runner, folder, step=step, keep=self.keep)
+        step, work_dir = batch_idx + 1, Path(runner.work_dir)
+        folder, best = work_dir / checkpoints.folder_name(step), work_dir / checkpoints.BEST_FOLDER
+        is_best = runner.best.metric is not None and runner.best.step == step
+        # The best one first: a run killed in between goes on from an earlier checkpoint, and finds
+        # it again. The other way round, the newest would believe in a best one that is not there.
+        if is_best:
+            save_training(runner, best, step=step)
+        if self.every.due(step) or runner.is_last(step):
+            if not is_best:
+                save_training(runner, folder, step=step)
+            elif get_rank() == 0:
+                checkpoints.link_folder(best, folder)
+            if get_rank() == 0:
+                checkpoints.drop_oldest(folder, self.keep)
+            barrier()
 
     def after_train(self, runner) -> None:
         """Write the final weights: their presence says that the run came to its end."""
-        newest = checkpoints.find_latest(Path(runner.work_dir))
-        if get_rank() == 0 and newest is not None and runner.iter >= runner.max_iters:
-            checkpoints.copy_file(
-                newest / checkpoints.WEIGHTS, Path(runner.work_dir) / checkpoints.WEIGHTS
-            )
+        work_dir = Path(runner.work_dir)
+        newest = checkpoints.find_latest(work_dir)
+        if get_rank() == 0 and newest is not None and runner.is_last(runner.iter):
+            for name in (checkpoints.EMA, checkpoints.WEIGHTS):
+                if (newest / name).is_file():
+                    checkpoints.copy_file(newest / name, work_dir / name)
         barrier()
