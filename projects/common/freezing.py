@@ -36,7 +36,7 @@ def set_trainable(module: nn.Module, patterns: Sequence[str]) -> list[str]:
     names = [name for name, _ in module.named_parameters()]
     trainable: set[str] = set()
     for pattern in patterns:
-        chosen = select_names(pattern.removeprefix("!"), names)
+        chosen = _select(pattern.removeprefix("!"), names)
         trainable = trainable - chosen if pattern.startswith("!") else trainable | chosen
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(name in trainable)
@@ -160,15 +160,12 @@ def _is_lora(module: nn.Module) -> bool:
     return isinstance(module, LoraLayer)
 
 
-def select_names(pattern: str, names: Sequence[str]) -> set[str]:
-    """Parameters that a pattern (without its ``!``) means.
-
-    Raises:
-        ValueError: it means none; the message has the nearest names.
-    """
+def _select(pattern: str, names: Sequence[str]) -> set[str]:
     chosen = {n for n in names if fnmatchcase(n, pattern) or fnmatchcase(n, f"{pattern}.*")}
     if not chosen:
-        raise ValueError(f"pattern {pattern!r} matches no parameter; {_nearest(pattern, names)}")
+        raise ValueError(
+            f"trainable pattern {pattern!r} matches no parameter; {_nearest(pattern, names)}"
+        )
     return chosen
 
 

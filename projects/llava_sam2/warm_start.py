@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
-from projects.common.checkpoint import Rename, load_state, read_state, rename
+from projects.common.checkpoint import Rename, load_state, read_state
 from projects.common.engine.checkpoints import weights_file
-from projects.common.freezing import select_names
 from projects.sam2_video.modeling import Sam2
 
 logger = logging.getLogger(__name__)
@@ -17,32 +15,26 @@ logger = logging.getLogger(__name__)
 UNTRAINED = ("blocks.no_memory_positional_encoding",)
 
 
-def sam2_from_stage1(
-    *, sam2: Sam2, checkpoint: str | Path | None, anew: Sequence[str] = ()
-) -> Sam2:
+def sam2_from_stage1(*, sam2: Sam2, checkpoint: str | Path | None) -> Sam2:
     """``sam2`` with the weights that ``Sam2VideoTraining`` trained.
 
     Args:
         sam2: of the same size.
         checkpoint: work_dir, checkpoint folder or weights file of stage 1; None or "" leaves
             ``sam2`` as it is, which the log says.
-        anew: names or globs of what keeps its initial weights (``blocks.mask_decoder``).
 
     Raises:
-        FileNotFoundError, ValueError: nothing there, weights of another model, or an ``anew`` that
-            matches nothing.
+        FileNotFoundError, ValueError: nothing there, or weights of another model.
     """
     if not checkpoint:
         logger.warning("SAM 2 starts without stage 1: no checkpoint is configured")
         return sam2
     file = weights_file(checkpoint)
-    state = rename(read_state(file), [Rename(r"sam2\.(.*)", r"\1")], where=str(file))
-    names = [name for name, _ in sam2.named_parameters()]
-    fresh = set[str]().union(*(select_names(pattern, names) for pattern in anew))
     report = load_state(
         sam2,
-        {name: value for name, value in state.items() if name not in fresh},
-        allow_missing=(*UNTRAINED, *fresh),
+        read_state(file),
+        rules=[Rename(r"sam2\.(.*)", r"\1")],
+        allow_missing=UNTRAINED,
         where=str(file),
     )
     logger.info("SAM 2 starts from stage 1: %s", report)

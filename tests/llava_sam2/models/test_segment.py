@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -164,6 +166,39 @@ def test_iou_and_object_terms(make_sample):
     assert losses["loss_iou"].tolist() == pytest.approx(iou, rel=1e-5)
     score = [0.25 * -torch.tensor(x).sigmoid().log().item() for x in (1.0, 2.0)]
     assert losses["loss_object"].tolist() == pytest.approx(score, rel=1e-5)
+
+
+@torch.no_grad()
+def test_alignment_compares_dot_products_with_covered_shares():
+    head = segment_head(bce_weight=2.0, align_weight=0.5)
+    tokens = torch.tensor([[2.0, 0.0, 0.0, 0.0], [0.0, 0.0, 4.0, 0.0]])
+    embed = torch.zeros(2, 4, 1, 2)
+    embed[0, 0] = torch.tensor([[3.0, -3.0]])  # dot products 6 and -6, over sqrt(4): 3 and -3
+    embed[1, 2] = torch.tensor([[-1.0, 0.5]])  # -2 and 1
+    targets = torch.zeros(2, 2, 4, dtype=torch.bool)
+    targets[0, :, :2] = True  # all of the left cell, nothing of the right one
+    targets[1, 0, 2:] = True  # half of the right one
+    expected = []
+    for logits, shares in (((3.0, -3.0), (1.0, 0.0)), ((-2.0, 1.0), (0.0, 0.5))):
+        p = [1 / (1 + 2.718281828459045**-x) for x in logits]
+        pairs = list(zip(p, shares, strict=True))
+        bce = -sum(y * math.log(x) + (1 - y) * math.log(1 - x) for x, y in pairs) / 2
+        dice = 1 - (2 * sum(x * y for x, y in pairs) + 1) / (sum(p) + sum(shares) + 1)
+        expected.append(0.5 * (2.0 * bce + dice))
+    assert head.align_loss(embed, tokens, targets).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_alignment_reaches_words_and_pixels_and_nothing_where_masks_lack(
+    build_model, make_sample, samples, collate
+):
+    model = build_model(head=segment_head(align_weight=1.0))
+    losses = model.loss(collate(*samples))
+    losses["loss_align"].backward()
+    moved = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert any("vision_encoder" in name for name in moved)
+    assert any("language_model" in name for name in moved)
+    assert not any("mask_decoder.transformer" in name for name in moved)
+    assert model.loss(collate(make_sample(3, ())))["loss_align"].item() == 0.0
 
 
 def test_more_seg_tokens_than_masks_names_the_sample(build_model, make_sample, collate):

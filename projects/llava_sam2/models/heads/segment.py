@@ -71,6 +71,8 @@ class SegmentHead(nn.Module):
         language_weight, bce_weight, dice_weight: of the losses.
         iou_weight: of the squared error of the predicted IoU.
         object_weight: of the cross entropy of the object score against "mask not empty".
+        align_weight: of :meth:`align_loss`, which teaches words to a SAM 2 that starts from
+            scratch; a pretrained one does without.
         num_points: points a row, sampled as in PointRend; None compares all pixels at the targets'
             resolution.
         rows_per_chunk: decode this many rows at a time and recompute them in backward, to bound
@@ -87,6 +89,7 @@ class SegmentHead(nn.Module):
         dice_weight: float = 0.5,
         iou_weight: float = 0.0,
         object_weight: float = 0.0,
+        align_weight: float = 0.0,
         num_points: int | None = 12544,
         rows_per_chunk: int | None = None,
         frames_per_chunk: int | None = None,
@@ -98,6 +101,7 @@ class SegmentHead(nn.Module):
         self.dice_weight = dice_weight
         self.iou_weight = iou_weight
         self.object_weight = object_weight
+        self.align_weight = align_weight
         self.num_points = num_points
         self.rows_per_chunk = rows_per_chunk
         self.frames_per_chunk = frames_per_chunk
@@ -107,8 +111,8 @@ class SegmentHead(nn.Module):
         return self.text_hidden_fcs(seg_hidden)
 
     def loss(self, batch: GroundingBatch, *, mllm: InternVL, grounding: Sam2) -> dict[str, Tensor]:
-        """``loss_language``, ``loss_bce``, ``loss_dice`` and, where weighted, ``loss_iou`` and
-        ``loss_object``.
+        """``loss_language``, ``loss_bce``, ``loss_dice`` and, where weighted, ``loss_iou``,
+        ``loss_object`` and ``loss_align``.
 
         Raises:
             ValueError: naming the sample, if [SEG] tokens and expressions differ in number.
@@ -125,6 +129,9 @@ class SegmentHead(nn.Module):
         tokens = self.project(seg_hidden)
         candidates = self._decode(grounding, features, tokens, rows)
         losses = self.mask_losses(*candidates, rows.targets)
+        if self.align_weight:
+            embed = features.embed[rows.frame]
+            losses["loss_align"] = self.align_loss(embed, tokens[rows.expression], rows.targets)
         language = self.language_weight * mllm.language_loss(hidden, batch.labels)
         return {"loss_language": language} | {k: scale * row.sum() for k, row in losses.items()}
 
@@ -171,6 +178,24 @@ class SegmentHead(nn.Module):
                 object_logits, present, reduction="none"
             )
         return losses
+
+    def align_loss(self, embed: Tensor, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Weighted BCE and dice of what tokens and image features say without a decoder, ``[R]``.
+
+        Their dot products are the logits of a coarse mask, as in language-driven segmentation
+        (LSeg, Li et al., 2022). Features then lie near the words that name them, where the
+        decoder's attention finds them.
+
+        Args:
+            embed: ``[R, C, h, w]``, raw image features.
+            tokens: ``[R, C]``.
+            targets: ``[R, h', w']`` bool; a cell's target is the share that the object covers.
+        """
+        logits = torch.einsum("rc,rchw->rhw", tokens, embed).float() / embed.shape[1] ** 0.5
+        share = F.adaptive_avg_pool2d(targets[:, None].float(), embed.shape[-2:])
+        logits, share = logits.flatten(1), share.flatten(1)
+        bce = F.binary_cross_entropy_with_logits(logits, share, reduction="none").mean(1)
+        return self.align_weight * (self.bce_weight * bce + dice_loss(logits, share))
 
     def _compare_at(self, masks: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and targets ``[R, P]`` at sampled points, or at every pixel of the targets."""
