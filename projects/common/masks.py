@@ -50,16 +50,16 @@ def decode_rle(
             f"{where}: the RLE is {height}x{width} (height x width), its image {size[0]}x{size[1]};"
             " the annotation belongs to another image or to another resolution of it"
         )
-    runs = _rle_runs(rle.get("counts"), where)
-    total = int(runs.sum())
-    if total != height * width:
-        raise ValueError(
-            f"{where}: broken RLE, its runs cover {total} pixels but {height}x{width} are "
-            f"{height * width}; the record is cut or its size is wrong, write it again"
-        )
+    runs = _whole_runs(rle, height, width, where)
     values = np.zeros(len(runs), dtype=bool)
     values[1::2] = True
     return np.ascontiguousarray(np.repeat(values, runs).reshape(width, height).T)
+
+
+def rle_area(rle: Mapping[str, Any], *, where: str) -> int:
+    """Pixels of an RLE, without drawing it; raises for broken ones as :func:`decode_rle`."""
+    height, width = _rle_size(rle, where)
+    return int(_whole_runs(rle, height, width, where)[1::2].sum())
 
 
 def decode_polygons(polygons: Any, height: int, width: int, *, where: str) -> np.ndarray:
@@ -192,6 +192,18 @@ def _rle_size(rle: Any, where: str) -> tuple[int, int]:
     ):
         raise ValueError(f"{where}: RLE size must be [height, width], found {_shown(size)}")
     return size[0], size[1]
+
+
+def _whole_runs(rle: Mapping[str, Any], height: int, width: int, where: str) -> np.ndarray:
+    """Run lengths that cover the mask exactly."""
+    runs = _rle_runs(rle.get("counts"), where)
+    total = int(runs.sum())
+    if total != height * width:
+        raise ValueError(
+            f"{where}: broken RLE, its runs cover {total} pixels but {height}x{width} are "
+            f"{height * width}; the record is cut or its size is wrong, write it again"
+        )
+    return runs
 
 
 def _rle_runs(counts: Any, where: str) -> np.ndarray:

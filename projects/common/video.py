@@ -48,31 +48,18 @@ def write_jpeg(path: str | Path, image: np.ndarray, quality: int = 95) -> None:
     os.replace(partial, path)
 
 
-class FrameFolder:
-    """A video stored as a folder of images, in the order of the numbers in their names.
+class ImageSequence:
+    """A video stored as image files.
 
     Args:
-        path: the folder.
-        names: frames to use, in this order, without suffix; None uses all. Names make it
-            independent of other files that lie in the folder.
+        path: what to call it: the folder of the images, or the file that lists them.
+        files: the images in order.
     """
 
-    def __init__(self, path: str | Path, *, names: Sequence[str] | None = None) -> None:
+    def __init__(self, path: str | Path, files: Sequence[Path]) -> None:
         self.path = Path(path)
-        if not self.path.is_dir():
-            raise FileNotFoundError(f"{self.path}: no such folder of frames")
-        files = self._files_by_name()
-        if not files:
-            suffixes = ", ".join(IMAGE_SUFFIXES)
-            raise ValueError(f"{self.path}: no frames in this folder (looked for {suffixes})")
-        self.names: list[str] = sorted(files, key=_number_key) if names is None else list(names)
-        missing = [name for name in self.names if name not in files]
-        if missing:
-            raise FileNotFoundError(
-                f"{self.path}: {len(missing)} of {len(self.names)} frames are missing, first "
-                f"{missing[0]!r}; extract the frames again"
-            )
-        self.files = [files[name] for name in self.names]
+        self.files = list(files)
+        self.names = [file.stem for file in self.files]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -98,18 +85,32 @@ class FrameFolder:
                 )
         return np.stack(frames) if frames else np.zeros((0, *self.size, 3), np.uint8)
 
-    def _files_by_name(self) -> dict[str, Path]:
-        files: dict[str, Path] = {}
-        for file in sorted(self.path.iterdir()):
-            if file.suffix.lower() not in IMAGE_SUFFIXES:
-                continue
-            if file.stem in files:
-                raise ValueError(
-                    f"{self.path}: two files of one frame, {files[file.stem].name} and {file.name};"
-                    " remove one of them"
-                )
-            files[file.stem] = file
-        return files
+
+class FrameFolder(ImageSequence):
+    """A video stored as a folder of images, in the order of the numbers in their names.
+
+    Args:
+        path: the folder.
+        names: frames to use, in this order, without suffix; None uses all. Names make it
+            independent of other files that lie in the folder.
+    """
+
+    def __init__(self, path: str | Path, *, names: Sequence[str] | None = None) -> None:
+        path = Path(path)
+        if not path.is_dir():
+            raise FileNotFoundError(f"{path}: no such folder of frames")
+        files = _files_by_name(path)
+        if not files:
+            suffixes = ", ".join(IMAGE_SUFFIXES)
+            raise ValueError(f"{path}: no frames in this folder (looked for {suffixes})")
+        chosen = sorted(files, key=_number_key) if names is None else list(names)
+        missing = [name for name in chosen if name not in files]
+        if missing:
+            raise FileNotFoundError(
+                f"{path}: {len(missing)} of {len(chosen)} frames are missing, first "
+                f"{missing[0]!r}; extract the frames again"
+            )
+        super().__init__(path, [files[name] for name in chosen])
 
 
 class VideoFile:
@@ -186,6 +187,20 @@ def write_mp4(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> Non
         writer.write(np.ascontiguousarray(frame[..., ::-1]))  # RGB to OpenCV's order
     writer.release()
     os.replace(partial, path)
+
+
+def _files_by_name(folder: Path) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for file in sorted(folder.iterdir()):
+        if file.suffix.lower() not in IMAGE_SUFFIXES:
+            continue
+        if file.stem in files:
+            raise ValueError(
+                f"{folder}: two files of one frame, {files[file.stem].name} and {file.name};"
+                " remove one of them"
+            )
+        files[file.stem] = file
+    return files
 
 
 def _open_image(path: str | Path) -> Image.Image:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class SampleEvent(NamedTuple):
+    """Something that happened while a sample was made and that a run should count."""
+
+    kind: str  # such as ``bad_sample``
+    message: str  # which video, and why
 
 
 @dataclass
@@ -19,6 +27,7 @@ class Clip:
     name: str  # the video (and frames), for messages
     task: str = "track"
     seed: int = 0  # the draw's seed; prompts are drawn from it
+    events: list[SampleEvent] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         frames, masks = self.frames, self.masks
@@ -44,6 +53,7 @@ class ClipBatch:
     names: list[str]  # V names
     seeds: list[int]  # V seeds of the draws, from which prompts are drawn
     task: str = "track"
+    events: list[SampleEvent] = field(default_factory=list)  # of all clips
 
     @property
     def num_frames(self) -> int:
@@ -93,4 +103,5 @@ def collate_clips(clips: Sequence[Clip]) -> ClipBatch:
         names=[clip.name for clip in clips],
         seeds=[clip.seed for clip in clips],
         task=first.task,
+        events=[event for clip in clips for event in clip.events],
     )

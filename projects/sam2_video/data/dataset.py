@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
-from projects.sam2_video.data.clip import Clip
+from projects.common.inspection import RecordReport
+from projects.sam2_video.data.clip import Clip, SampleEvent
+from projects.sam2_video.data.inspection import inspect_video
 from projects.sam2_video.data.sources import AnnotatedVideo, AnnotationSource
 
-ATTEMPTS = 10  # draws of frames and transforms before a video counts as one without objects
+START_ATTEMPTS = 50  # draws of frames before a video counts as one without objects
+CLIP_ATTEMPTS = 5  # draws of a whole clip before its transforms count as losing every object
+REPLACEMENTS = 20  # bad samples in a row before the data, and not a file, is what is broken
+
+logger = logging.getLogger(__name__)
 
 
 class Drawn(Protocol):
@@ -22,12 +29,13 @@ class Drawn(Protocol):
 
 
 class PlainDraw(NamedTuple):
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index
     seed: int = 0
 
 
 class ClipSampler(Protocol):
     min_frames: int
+    late_objects: bool
 
     def frames(self, video_frames: int, rng: np.random.Generator) -> list[int]: ...
 
@@ -37,9 +45,14 @@ class ClipSampler(Protocol):
 class ClipDataset(torch.utils.data.Dataset):
     """``source`` says what there is, ``sampler`` what a clip takes, ``transforms`` how it looks.
 
-    Every object of a clip is visible on the clip's first frame. A sample depends on the draw
-    (index and seed) alone. Datasets of another number of frames are another ``task``, since the
-    clips of one batch have one length.
+    Every object of a clip is visible on the clip's first frame, or on any frame where the sampler
+    takes late objects. A sample depends on the draw (index and seed) alone. Datasets of another
+    number of frames are another ``task``, since the clips of one batch have one length.
+
+    Args:
+        on_bad_sample: what to do with a video that is broken, too short, or shows no object.
+            ``raise`` stops with the file and the record. ``replace`` takes another video in its
+            place, the same one whenever the draw is repeated; the clip's ``events`` say so.
     """
 
     def __init__(
@@ -49,11 +62,16 @@ class ClipDataset(torch.utils.data.Dataset):
         sampler: ClipSampler,
         transforms: Sequence[Callable[[Clip, np.random.Generator], Clip]] = (),
         task: str = "track",
+        on_bad_sample: Literal["raise", "replace"] = "raise",
     ) -> None:
+        if on_bad_sample not in ("raise", "replace"):
+            raise ValueError(f"on_bad_sample must be 'raise' or 'replace', got {on_bad_sample!r}")
         self.source = source
         self.sampler = sampler
         self.transforms = tuple(transforms)
         self.task = task
+        self.on_bad_sample = on_bad_sample
+        self._warned = False
 
     def __len__(self) -> int:
         return len(self.source)
@@ -61,37 +79,67 @@ class ClipDataset(torch.utils.data.Dataset):
     def __getitem__(self, draw: Drawn | int) -> Clip:
         if isinstance(draw, int):
             draw = PlainDraw(draw)
-        video = self.source[draw.index]
+        if self.on_bad_sample == "raise":
+            return self._sample(draw.index, draw.seed)
+        return self._sample_or_another(draw)
+
+    def inspect(self, index: int) -> RecordReport:
+        """Read a whole video and say what is in it and what is wrong."""
+        return inspect_video(self.source[index], min_frames=self.sampler.min_frames)
+
+    def _sample_or_another(self, draw: Drawn) -> Clip:
+        rng = np.random.default_rng([draw.seed, 1])
+        index, events = draw.index, []
+        for _ in range(REPLACEMENTS):
+            try:
+                clip = self._sample(index, draw.seed)
+            except (ValueError, OSError) as error:
+                events.append(SampleEvent("bad_sample", str(error)))
+                last = error
+                index = int(rng.integers(len(self)))
+            else:
+                clip.events = [*events, *clip.events]
+                self._warn_once(events)
+                return clip
+        raise ValueError(f"{REPLACEMENTS} samples in a row are bad, at last: {last}") from last
+
+    def _warn_once(self, events: list[SampleEvent]) -> None:
+        if events and not self._warned:
+            self._warned = True
+            logger.warning("replaced a bad sample, further ones count only: %s", events[0].message)
+
+    def _sample(self, index: int, seed: int) -> Clip:
+        video = self.source[index]
         if video.num_frames < self.sampler.min_frames:
             raise ValueError(
                 f"{video.name}: {video.num_frames} annotated frames, but a clip wants "
-                f"{self.sampler.min_frames}; use shorter clips or leave it out by a file list"
+                f"{self.sampler.min_frames}; use shorter clips, pass repeat_short=True to the "
+                "sampler, or leave the video out by a file list"
             )
-        rng = np.random.default_rng(draw.seed)
-        for _ in range(ATTEMPTS):
-            clip = self._draw_clip(video, rng, draw.seed)
-            if clip is not None:
-                return clip
+        rng = np.random.default_rng(seed)
+        for _ in range(CLIP_ATTEMPTS):
+            clip = self._draw_clip(video, rng, seed)
+            for transform in self.transforms:
+                clip = transform(clip, rng)
+            kept = _keep_visible(clip, late=self.sampler.late_objects)
+            if kept is not None:
+                return kept
         raise ValueError(
-            f"{video.name}: no object is visible on the first frame of any of {ATTEMPTS} drawn "
-            "clips; leave the video out by a file list"
+            f"{video.name}: the transforms lose every object in {CLIP_ATTEMPTS} drawn clips; its "
+            "objects may be too small for the image size, leave the video out by a file list"
         )
 
-    def _draw_clip(self, video: AnnotatedVideo, rng: np.random.Generator, seed: int) -> Clip | None:
-        indices = self.sampler.frames(video.num_frames, rng)
-        first = video.read_masks(indices[0])
-        visible = sorted(key for key, mask in first.items() if mask.any())
-        if not visible:
-            return None
+    def _draw_clip(self, video: AnnotatedVideo, rng: np.random.Generator, seed: int) -> Clip:
+        indices, visible = self._draw_frames(video, rng)
         objects = self.sampler.objects(visible, rng)
-        masks = _stack_masks([first, *(video.read_masks(i) for i in indices[1:])], objects)
         frames = np.ascontiguousarray(video.read_frames(indices).transpose(0, 3, 1, 2))
+        masks = _stack_masks([video.read_masks(i, objects) for i in indices], objects, video.name)
         if frames.shape[-2:] != masks.shape[-2:]:
             raise ValueError(
                 f"{video.name}: frames are {frames.shape[-2:]} and masks {masks.shape[-2:]} "
                 "(height, width)"
             )
-        clip = Clip(
+        return Clip(
             frames=torch.from_numpy(frames),
             masks=torch.from_numpy(masks),
             object_ids=objects,
@@ -99,20 +147,43 @@ class ClipDataset(torch.utils.data.Dataset):
             task=self.task,
             seed=seed,
         )
-        for transform in self.transforms:
-            clip = transform(clip, rng)
-        return _keep_visible(clip)
+
+    def _draw_frames(
+        self, video: AnnotatedVideo, rng: np.random.Generator
+    ) -> tuple[list[int], list[int]]:
+        """Frames of a clip, and the objects that it may take."""
+        for _ in range(START_ATTEMPTS):
+            indices = self.sampler.frames(video.num_frames, rng)
+            looked_at = indices if self.sampler.late_objects else indices[:1]
+            visible = sorted({key for i in looked_at for key in video.visible_objects(i)})
+            if visible:
+                return indices, visible
+        where = "any" if self.sampler.late_objects else "the first"
+        raise ValueError(
+            f"{video.name}: no object is visible on {where} frame in any of {START_ATTEMPTS} drawn "
+            "clips; leave the video out by a file list"
+        )
 
 
-def _stack_masks(per_frame: list[dict[int, np.ndarray]], objects: list[int]) -> np.ndarray:
+def _stack_masks(
+    per_frame: list[dict[int, np.ndarray]], objects: list[int], name: str
+) -> np.ndarray:
     """bool [T, O, H, W]; an object that a frame does not list is absent there."""
-    empty = np.zeros_like(per_frame[0][objects[0]])
-    return np.stack([[masks.get(key, empty) for key in objects] for masks in per_frame])
+    shapes = {mask.shape for masks in per_frame for mask in masks.values()}
+    if len(shapes) != 1:
+        raise ValueError(f"{name}: the masks of one clip have several sizes: {sorted(shapes)}")
+    stacked = np.zeros((len(per_frame), len(objects), *shapes.pop()), dtype=bool)
+    for frame, masks in enumerate(per_frame):
+        for row, key in enumerate(objects):
+            if key in masks:
+                stacked[frame, row] = masks[key]
+    return stacked
 
 
-def _keep_visible(clip: Clip) -> Clip | None:
-    """Drop objects that the transforms moved out of, or shrank out of, the first frame."""
-    keep = clip.masks[0].flatten(1).any(1)
+def _keep_visible(clip: Clip, *, late: bool) -> Clip | None:
+    """Drop objects that the transforms moved or shrank out of the first frame (or of the clip)."""
+    shown = clip.masks.flatten(2).any(2)  # [T, O]
+    keep = shown.any(0) if late else shown[0]
     if keep.all():
         return clip
     if not keep.any():

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from projects.common.masks import read_binary_png, read_palette_png
-from projects.common.video import FrameFolder
-from projects.sam2_video.data.sources import require_all, video_names
+from projects.sam2_video.data.sources import (
+    VIDEO_SUFFIXES,
+    ListFile,
+    find_frames,
+    open_frames,
+    require_all,
+    video_names,
+)
 
 VOID = 255  # palette index of pixels that count for no object
+_KEPT = 8  # decoded masks of a video that are kept: what is asked twice is asked soon again
 
 
 class FolderVideo:
-    """A frame folder of which some frames, by file stem, are annotated."""
+    """A folder of frames, or a video file, of which some frames are annotated.
 
-    def __init__(self, *, name: str, frame_folder: Path, stems: Sequence[str]) -> None:
+    Args:
+        frame_path: the folder or the file.
+        stems: names of the annotated frames; those of a video file count from 00000.
+    """
+
+    def __init__(self, *, name: str, frame_path: Path, stems: Sequence[str]) -> None:
         self.name = name
-        self.folder = FrameFolder(frame_folder)
-        positions = {Path(file).stem: index for index, file in enumerate(self.folder.names)}
-        missing = [f"{frame_folder}/{stem}.jpg" for stem in stems if stem not in positions]
+        self.folder, names = open_frames(frame_path)
+        positions = {stem: index for index, stem in enumerate(names)}
+        missing = [f"{frame_path}/{stem}" for stem in stems if stem not in positions]
         require_all(missing, f"annotated frames of video {name}", "extract them")
         self.stems = sorted(stems, key=positions.__getitem__)
         self.frame_indices = [positions[stem] for stem in self.stems]  # positions in the folder
@@ -37,38 +49,66 @@ class FolderVideo:
 class PaletteVideo(FolderVideo):
     """Masks as palette PNGs: the index of a pixel is the id of its object, 0 is background."""
 
-    def __init__(self, *, name: str, frame_folder: Path, mask_folder: Path) -> None:
-        stems = sorted(path.stem for path in mask_folder.glob("*.png"))
-        super().__init__(name=name, frame_folder=frame_folder, stems=stems)
-        self.mask_folder = mask_folder
+    def __init__(self, *, name: str, frame_path: Path, mask_folder: Path) -> None:
+        self.mask_files = {path.stem: path for path in sorted(mask_folder.glob("*.[pP][nN][gG]"))}
+        super().__init__(name=name, frame_path=frame_path, stems=list(self.mask_files))
+        self._ids: dict[int, np.ndarray] = {}
 
-    def read_masks(self, index: int) -> dict[int, np.ndarray]:
-        ids = read_palette_png(self.mask_folder / f"{self.stems[index]}.png")
-        present = [int(key) for key in np.unique(ids) if key not in (0, VOID)]
-        return {key: ids == key for key in present}
+    def visible_objects(self, index: int) -> list[int]:
+        counts = np.bincount(self._read_ids(index).ravel(), minlength=256)
+        return [int(key) for key in np.flatnonzero(counts) if key not in (0, VOID)]
+
+    def read_masks(
+        self, index: int, objects: Collection[int] | None = None
+    ) -> dict[int, np.ndarray]:
+        ids = self._read_ids(index)
+        wanted = self.visible_objects(index) if objects is None else objects
+        return {key: ids == key for key in wanted}
+
+    def _read_ids(self, index: int) -> np.ndarray:
+        if index not in self._ids:
+            if len(self._ids) >= _KEPT:
+                self._ids.clear()
+            self._ids[index] = self._decode_ids(self.mask_files[self.stems[index]])
+        return self._ids[index]
+
+    def _decode_ids(self, path: Path) -> np.ndarray:
+        return read_palette_png(path)
 
 
 class PerObjectVideo(FolderVideo):
     """Masks as ``<object>/<frame>.png``, binary; a missing file means absent."""
 
-    def __init__(self, *, name: str, frame_folder: Path, mask_folder: Path) -> None:
+    def __init__(self, *, name: str, frame_path: Path, mask_folder: Path) -> None:
         self.object_folders = {
             int(path.name): path for path in sorted(mask_folder.iterdir()) if path.name.isdigit()
         }
         stems = {
             path.stem for folder in self.object_folders.values() for path in folder.glob("*.png")
         }
-        super().__init__(name=name, frame_folder=frame_folder, stems=sorted(stems))
+        super().__init__(name=name, frame_path=frame_path, stems=sorted(stems))
 
-    def read_masks(self, index: int) -> dict[int, np.ndarray]:
+    def visible_objects(self, index: int) -> list[int]:
+        return [key for key, mask in sorted(self.read_masks(index).items()) if mask.any()]
+
+    def read_masks(
+        self, index: int, objects: Collection[int] | None = None
+    ) -> dict[int, np.ndarray]:
         files = {
-            key: folder / f"{self.stems[index]}.png" for key, folder in self.object_folders.items()
+            key: folder / f"{self.stems[index]}.png"
+            for key, folder in self.object_folders.items()
+            if objects is None or key in objects
         }
         return {key: read_binary_png(path) for key, path in files.items() if path.is_file()}
 
 
-class _FolderSource:
-    """``image_root/<video>/<frame>.jpg`` beside ``annotation_root/<video>/...``."""
+class _PngSource:
+    """``image_root/<video>/<frame>.jpg`` (or ``<video>.mp4``) and ``annotation_root/<video>/...``.
+
+    Args:
+        list_file: names of videos, one a line; by default every folder of ``annotation_root``.
+        exclude_file: names that are left out; one file or several.
+    """
 
     video_type: type[PaletteVideo] | type[PerObjectVideo]
     pattern: str  # of the mask files inside of a video's folder
@@ -79,17 +119,24 @@ class _FolderSource:
         image_root: str | Path,
         annotation_root: str | Path,
         list_file: str | Path | None = None,
+        exclude_file: ListFile | None = None,
     ) -> None:
         self.image_root = Path(image_root)
         self.annotation_root = Path(annotation_root)
-        self.names = video_names(annotation_root, list_file)
+        self.names = video_names(annotation_root, list_file, exclude_file)
+        frames = {name: find_frames(self.image_root, name) for name in self.names}
         missing = [
-            str(root / name)
-            for root in (self.image_root, self.annotation_root)
+            f"{self.image_root / name}[{VIDEO_SUFFIXES[0]}]"
+            for name, path in frames.items()
+            if path is None
+        ]
+        missing += [
+            str(self.annotation_root / name)
             for name in self.names
-            if not (root / name).is_dir()
+            if not (self.annotation_root / name).is_dir()
         ]
         require_all(missing, "video folders", "extract them or correct the file list")
+        self.frame_paths = {name: path for name, path in frames.items() if path is not None}
         empty = [
             str(self.annotation_root / name)
             for name in self.names
@@ -107,19 +154,19 @@ class _FolderSource:
         name = self.names[index]
         return self.video_type(
             name=name,
-            frame_folder=self.image_root / name,
+            frame_path=self.frame_paths[name],
             mask_folder=self.annotation_root / name,
         )
 
 
-class PaletteSource(_FolderSource):
+class PaletteSource(_PngSource):
     """DAVIS, MOSE, YouTube-VOS: ``annotation_root/<video>/<frame>.png`` with a palette."""
 
     video_type = PaletteVideo
-    pattern = "*.png"
+    pattern = "*.[pP][nN][gG]"
 
 
-class PerObjectSource(_FolderSource):
+class PerObjectSource(_PngSource):
     """SA-V val and test: ``annotation_root/<video>/<object>/<frame>.png``, binary."""
 
     video_type = PerObjectVideo

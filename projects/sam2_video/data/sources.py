@@ -1,16 +1,23 @@
 """What an annotation source is: a list of videos that read their frames and masks when asked.
 
-A source lists and checks what exists when it is built; only the frames that a clip takes are
-decoded later. Frames count the *annotated* frames of a video: 0 is the first one with masks.
+A source lists and checks what exists when it is built; only the frames and objects that a clip
+takes are decoded later. Frames count the *annotated* frames of a video: 0 is the first with masks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+
+from projects.common.video import IMAGE_SUFFIXES, FrameFolder, VideoFile
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
+_LISTED_SUFFIXES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES, ".json")  # lists may name files
+
+ListFile = str | Path | Sequence[str | Path]
 
 
 class AnnotatedVideo(Protocol):
@@ -21,8 +28,17 @@ class AnnotatedVideo(Protocol):
         """RGB uint8 ``[T, H, W, 3]``."""
         ...
 
-    def read_masks(self, index: int) -> dict[int, np.ndarray]:
-        """Object id to bool ``[H, W]``; an object may be missing where it is absent."""
+    def visible_objects(self, index: int) -> list[int]:
+        """Ids of the objects that have pixels on a frame, ascending."""
+        ...
+
+    def read_masks(
+        self, index: int, objects: Collection[int] | None = None
+    ) -> dict[int, np.ndarray]:
+        """Object id to bool ``[H, W]``, of ``objects`` or of all that the frame lists.
+
+        An object may be missing where it is absent.
+        """
         ...
 
 
@@ -33,36 +49,80 @@ class AnnotationSource(Protocol):
 
 
 def read_names(list_file: str | Path) -> list[str]:
-    """Names of a file list, one a line; empty lines are left out.
+    """Names of a file list, one a line; empty lines are left out, and so are suffixes of files.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: no name in it, or a name twice.
     """
-    path = Path(list_file)
-    if not path.is_file():
-        raise FileNotFoundError(f"file list {path} does not exist; write one video name a line")
-    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    names = [name for name in names if name]
+    names = _read_lines(list_file)
     if not names:
-        raise ValueError(f"file list {path} names no video")
+        raise ValueError(f"file list {list_file} names no video")
     if len(set(names)) != len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"file list {path} names videos more than once: {twice[:10]}")
+        raise ValueError(f"file list {list_file} names videos more than once: {twice[:10]}")
     return names
 
 
-def video_names(folder: str | Path, list_file: str | Path | None) -> list[str]:
-    """The names of a list, or every sub-folder of ``folder`` where there is no list."""
+def choose_names(
+    available: Iterable[str],
+    *,
+    list_file: str | Path | None,
+    exclude_file: ListFile | None,
+    where: str,
+) -> list[str]:
+    """The names of a list, or all that are ``available``, without those of the exclusion lists.
+
+    Args:
+        where: what was looked through, for the message.
+
+    Raises:
+        FileNotFoundError: a list does not exist.
+        ValueError: nothing is left.
+    """
+    names = sorted(available) if list_file is None else read_names(list_file)
+    if not names:
+        raise ValueError(f"no video found: {where}")
+    files = [exclude_file] if isinstance(exclude_file, str | Path) else (exclude_file or [])
+    excluded = {name for file in files for name in _read_lines(file)}
+    kept = [name for name in names if name not in excluded]
+    if not kept:
+        raise ValueError(f"the exclusion lists {files} leave none of {len(names)} videos: {where}")
+    return kept
+
+
+def video_names(
+    folder: str | Path, list_file: str | Path | None, exclude_file: ListFile | None = None
+) -> list[str]:
+    """Sub-folders of ``folder``, chosen by the lists."""
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"folder {folder} does not exist")
-    if list_file is not None:
-        return read_names(list_file)
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    if not names:
-        raise ValueError(f"{folder} holds no video folders")
-    return names
+    available = [] if list_file else [path.name for path in folder.iterdir() if path.is_dir()]
+    return choose_names(
+        available,
+        list_file=list_file,
+        exclude_file=exclude_file,
+        where=f"sub-folders of {folder}",
+    )
+
+
+def find_frames(root: Path, name: str) -> Path | None:
+    """``root/name`` (a folder of frames) or ``root/name.mp4``; None where neither exists."""
+    folder = root / name
+    if folder.is_dir():
+        return folder
+    files = (root / f"{name}{suffix}" for suffix in VIDEO_SUFFIXES)
+    return next((file for file in files if file.is_file()), None)
+
+
+def open_frames(path: Path) -> tuple[FrameFolder | VideoFile, list[str]]:
+    """A video and the names of its frames: file stems, or five digits counted from 00000."""
+    if path.is_dir():
+        folder = FrameFolder(path)
+        return folder, [Path(file).stem for file in folder.names]
+    video = VideoFile(path)
+    return video, [f"{number:05d}" for number in range(len(video))]
 
 
 def require_all(missing: list[str], what: str, mend: str) -> None:
@@ -78,3 +138,17 @@ def frame_number(name: str, where: str) -> int:
     if not stem.isdigit():
         raise ValueError(f"{where}: frame {name!r} is not named by its number, such as 00012.jpg")
     return int(stem)
+
+
+def _read_lines(list_file: str | Path) -> list[str]:
+    path = Path(list_file)
+    if not path.is_file():
+        raise FileNotFoundError(f"file list {path} does not exist; write one video name a line")
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    return [_without_suffix(line) for line in lines if line]
+
+
+def _without_suffix(name: str) -> str:
+    """Only suffixes of known files are cut: a dot may belong to the name of a video."""
+    stem, dot, suffix = name.rpartition(".")
+    return stem if dot and f".{suffix.lower()}" in _LISTED_SUFFIXES else name

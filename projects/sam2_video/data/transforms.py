@@ -1,39 +1,51 @@
 """Augmentations of clips: frames and masks in one pass, every number drawn from the clip's rng.
 
 The set follows the published SAM 2.1 fine-tuning recipe. A transform is ``(Clip, rng) -> Clip``;
-unless it says otherwise one draw holds for all frames of the clip.
+one draw holds for all frames of the clip, or each frame draws for itself with ``per_frame``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import torch
 import torchvision.transforms.v2.functional as F
+from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from projects.sam2_video.data.clip import Clip
+from projects.common.warp import affine_matrix, warp_frames, warp_masks
+from projects.sam2_video.data.clip import Clip, SampleEvent
 
 FILL = [124.0, 116.0, 104.0]  # the mean colour: what lies outside says nothing
-AFFINE_ATTEMPTS = 5
+_GREY = (0.2989, 0.587, 0.114)  # ITU-R 601, as torchvision
 
 
 class HorizontalFlip:
-    def __init__(self, *, probability: float = 0.5) -> None:
+    def __init__(self, *, probability: float = 0.5, per_frame: bool = False) -> None:
         self.probability = _probability("HorizontalFlip", probability)
+        self.per_frame = per_frame
 
     def __call__(self, clip: Clip, rng: np.random.Generator) -> Clip:
-        if rng.random() >= self.probability:
-            return clip
-        return replace(clip, frames=clip.frames.flip(-1), masks=clip.masks.flip(-1))
+        chosen = _choose(clip, self.probability, self.per_frame, rng)
+        return replace(
+            clip,
+            frames=_change(clip.frames, chosen, lambda part: part.flip(-1)),
+            masks=_change(clip.masks, chosen, lambda part: part.flip(-1)),
+        )
 
 
 class RandomAffine:
     """Rotation by up to ``degrees``, shear along x by up to ``shear`` degrees, shift and scale.
 
-    An affine that moves every object out of the first frame is drawn again, a few times; in the
-    end the clip stays as it is.
+    An affine that loses an object is drawn again: one that the first frame shows must stay there,
+    another must stay in the clip. After ``attempts`` draws the clip stays as it is, and its events
+    say ``affine_skipped``.
+
+    Args:
+        translate: shift by up to this share of the sides.
+        scale: smallest and largest factor.
     """
 
     def __init__(
@@ -43,34 +55,51 @@ class RandomAffine:
         shear: float = 20.0,
         translate: float = 0.0,
         scale: tuple[float, float] = (1.0, 1.0),
+        per_frame: bool = False,
+        attempts: int = 5,
     ) -> None:
         if degrees < 0 or shear < 0 or not 0 <= translate < 1 or not 0 < scale[0] <= scale[1]:
             raise ValueError(
                 "RandomAffine wants degrees and shear >= 0, translate in 0..1 (share of the side) "
                 f"and a growing positive scale, got {degrees}, {shear}, {translate}, {scale}"
             )
+        if attempts < 1:
+            raise ValueError(f"RandomAffine wants attempts >= 1, got {attempts}")
         self.degrees = degrees
         self.shear = shear
         self.translate = translate
         self.scale = scale
+        self.per_frame = per_frame
+        self.attempts = attempts
 
     def __call__(self, clip: Clip, rng: np.random.Generator) -> Clip:
-        height, width = clip.frames.shape[-2:]
-        for _ in range(AFFINE_ATTEMPTS):
-            shift = rng.uniform(-self.translate, self.translate, 2)
-            params = dict(
-                angle=float(rng.uniform(-self.degrees, self.degrees)),
-                translate=[float(shift[0] * width), float(shift[1] * height)],
-                scale=float(rng.uniform(*self.scale)),
-                shear=[float(rng.uniform(-self.shear, self.shear)), 0.0],
-            )
-            masks = F.affine(clip.masks.to(torch.uint8), **params, fill=[0.0]).bool()
-            if masks[0].any():
-                frames = F.affine(
-                    clip.frames, **params, interpolation=InterpolationMode.BILINEAR, fill=FILL
+        steps = len(clip.frames)
+        pieces = [slice(t, t + 1) for t in range(steps)] if self.per_frame else [slice(steps)]
+        for _ in range(self.attempts):
+            matrices = [self._draw(clip, rng) for _ in pieces]
+            parts = list(zip(pieces, matrices, strict=True))
+            masks = np.concatenate([warp_masks(clip.masks[p].numpy(), m) for p, m in parts])
+            if _none_lost(clip.masks, torch.from_numpy(masks)):
+                frames = [warp_frames(clip.frames[p].numpy(), m, FILL) for p, m in parts]
+                return replace(
+                    clip,
+                    frames=torch.from_numpy(np.concatenate(frames)),
+                    masks=torch.from_numpy(masks),
                 )
-                return replace(clip, frames=frames, masks=masks)
-        return clip
+        reason = f"{clip.name}: {self.attempts} affines in a row lose an object"
+        return replace(clip, events=[*clip.events, SampleEvent("affine_skipped", reason)])
+
+    def _draw(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
+        height, width = clip.frames.shape[-2:]
+        shift = rng.uniform(-self.translate, self.translate, 2)
+        return affine_matrix(
+            height=height,
+            width=width,
+            angle=float(rng.uniform(-self.degrees, self.degrees)),
+            translate=[float(shift[0] * width), float(shift[1] * height)],
+            scale=float(rng.uniform(*self.scale)),
+            shear=float(rng.uniform(-self.shear, self.shear)),
+        )
 
 
 class ResizeSquare:
@@ -84,15 +113,17 @@ class ResizeSquare:
         if list(clip.frames.shape[-2:]) == size:
             return clip
         masks = F.resize(
-            clip.masks.to(torch.uint8), size, interpolation=InterpolationMode.NEAREST_EXACT
+            clip.masks.view(torch.uint8), size, interpolation=InterpolationMode.NEAREST_EXACT
         )
-        return replace(clip, frames=F.resize(clip.frames, size, antialias=True), masks=masks.bool())
+        frames = F.resize(clip.frames, size, antialias=True)
+        return replace(clip, frames=frames, masks=masks.view(torch.bool))
 
 
 class ColorJitter:
     """Brightness, contrast and saturation by factors in ``1 -+ strength``; hue by ``-+ hue``.
 
-    ``per_frame`` draws anew for every frame, otherwise the clip is changed as a whole.
+    The steps come in a drawn order. They are torchvision's, computed in one go: rounded once, at
+    the end, and a frame at a time, which stays in the processor's cache.
     """
 
     def __init__(
@@ -106,39 +137,104 @@ class ColorJitter:
     ) -> None:
         if min(brightness, contrast, saturation, hue) < 0 or hue > 0.5:
             raise ValueError("ColorJitter wants strengths >= 0 and hue <= 0.5")
-        self.brightness = brightness
-        self.contrast = contrast
-        self.saturation = saturation
-        self.hue = hue
+        self.strengths = [
+            (adjust_brightness, 1.0, brightness),
+            (adjust_contrast, 1.0, contrast),
+            (adjust_saturation, 1.0, saturation),
+            (adjust_hue, 0.0, hue),
+        ]
         self.per_frame = per_frame
 
     def __call__(self, clip: Clip, rng: np.random.Generator) -> Clip:
-        parts = clip.frames.split(1) if self.per_frame else [clip.frames]
-        return replace(clip, frames=torch.cat([self._jitter(part, rng) for part in parts]))
+        steps = self._draw(rng)
+        frames = torch.empty_like(clip.frames)
+        for number, frame in enumerate(clip.frames):
+            if number and self.per_frame:
+                steps = self._draw(rng)
+            frames[number] = _jittered(frame, steps)
+        return replace(clip, frames=frames)
 
-    def _jitter(self, frames: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        steps = [
-            (F.adjust_brightness, self.brightness),
-            (F.adjust_contrast, self.contrast),
-            (F.adjust_saturation, self.saturation),
-        ]
-        for step in rng.permutation(len(steps)):
-            adjust, strength = steps[step]
+    def _draw(self, rng: np.random.Generator) -> list[tuple[Callable, float]]:
+        steps = []
+        for number in rng.permutation(len(self.strengths)):
+            adjust, middle, strength = self.strengths[number]
             if strength:
-                frames = adjust(frames, float(rng.uniform(max(0, 1 - strength), 1 + strength)))
-        if self.hue:
-            frames = F.adjust_hue(frames, float(rng.uniform(-self.hue, self.hue)))
-        return frames
+                low = middle - strength if adjust is adjust_hue else max(0.0, middle - strength)
+                steps.append((adjust, float(rng.uniform(low, middle + strength))))
+        return steps
 
 
 class RandomGrayscale:
-    def __init__(self, *, probability: float = 0.05) -> None:
+    def __init__(self, *, probability: float = 0.05, per_frame: bool = False) -> None:
         self.probability = _probability("RandomGrayscale", probability)
+        self.per_frame = per_frame
 
     def __call__(self, clip: Clip, rng: np.random.Generator) -> Clip:
-        if rng.random() >= self.probability:
-            return clip
-        return replace(clip, frames=F.rgb_to_grayscale(clip.frames, num_output_channels=3))
+        chosen = _choose(clip, self.probability, self.per_frame, rng)
+        return replace(clip, frames=_change(clip.frames, chosen, _grey_frames))
+
+
+def adjust_brightness(frame: Tensor, factor: float) -> Tensor:
+    """float [3, H, W] in 0..255, changed in place; so are the next ones."""
+    return frame.mul_(factor).clamp_(0, 255)
+
+
+def adjust_contrast(frame: Tensor, factor: float) -> Tensor:
+    """Away from the frame's mean grey."""
+    return frame.mul_(factor).add_((1 - factor) * _grey(frame).mean()).clamp_(0, 255)
+
+
+def adjust_saturation(frame: Tensor, factor: float) -> Tensor:
+    """Away from each pixel's grey."""
+    grey = _grey(frame).mul_(1 - factor)
+    return frame.mul_(factor).add_(grey).clamp_(0, 255)
+
+
+def adjust_hue(frame: Tensor, shift: float) -> Tensor:
+    """``shift`` in turns of the colour circle, -0.5..0.5."""
+    return F.adjust_hue(frame.div_(255), shift).mul_(255)
+
+
+def _jittered(frame: Tensor, steps: list[tuple[Callable, float]]) -> Tensor:
+    values = frame.float()
+    for adjust, amount in steps:
+        values = adjust(values, amount)
+    return values.round_().to(torch.uint8)
+
+
+def _grey(frame: Tensor) -> Tensor:
+    red, green, blue = _GREY
+    return (frame[0] * red).add_(frame[1], alpha=green).add_(frame[2], alpha=blue)
+
+
+def _grey_frames(frames: Tensor) -> Tensor:
+    return torch.cat(
+        [F.rgb_to_grayscale(frame, num_output_channels=3) for frame in frames.split(1)]
+    )
+
+
+def _choose(clip: Clip, probability: float, per_frame: bool, rng: np.random.Generator) -> Tensor:
+    """bool [T]: the frames that are changed, all or none where they do not draw for themselves."""
+    count = len(clip.frames)
+    drawn = rng.random(count if per_frame else 1) < probability
+    return torch.from_numpy(np.broadcast_to(drawn, count).copy())
+
+
+def _change(values: Tensor, chosen: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """``values`` [T, ...] with the chosen frames changed."""
+    if chosen.all():
+        return change(values)
+    if chosen.any():
+        values = values.clone()
+        values[chosen] = change(values[chosen])
+    return values
+
+
+def _none_lost(before: Tensor, after: Tensor) -> bool:
+    """Whether masks ``[T, O, H, W]`` keep the objects of the first frame there, others anywhere."""
+    had, has = before.flatten(2).any(2), after.flatten(2).any(2)  # [T, O]
+    kept = torch.where(had[0], has[0], has.any(0) | ~had.any(0))
+    return bool(kept.all())
 
 
 def _probability(name: str, value: float) -> float:

@@ -30,8 +30,14 @@ class CountingVideo:
     def read_frames(self, indices):
         return np.stack([np.full((20, 30, 3), index, np.uint8) for index in indices])
 
-    def read_masks(self, index):
-        self.masks_read.append(index)
+    def visible_objects(self, index):
+        return sorted(key for key, mask in self.masks(index).items() if mask.any())
+
+    def read_masks(self, index, objects=None):
+        self.masks_read.append((index, list(objects)))
+        return {key: mask for key, mask in self.masks(index).items() if key in objects}
+
+    def masks(self, index):
         masks = {3: np.zeros((20, 30), bool), 5: np.zeros((20, 30), bool)}
         masks[3][2:6, index : index + 4] = True
         masks[5][10:14, 20:25] = True
@@ -91,7 +97,7 @@ def test_a_clip_holds_the_frames_and_masks_of_its_video():
         assert times == [times[0], times[0] + 2, times[0] + 4]
         assert (7 in clip.object_ids) == (times[0] < 6)  # only what the first frame shows
         for step, time in enumerate(times):
-            truth = video.read_masks(time)
+            truth = video.masks(time)
             for row, key in enumerate(clip.object_ids):
                 expected = truth.get(key, np.zeros((20, 30), bool))
                 assert np.array_equal(clip.masks[step, row].numpy(), expected)
@@ -112,6 +118,8 @@ def test_only_what_is_sampled_is_decoded():
     video = CountingVideo()
     dataset(UniformSampler(num_frames=2, max_objects=1), video=video)[PlainDraw(0, 1)]
     assert len(video.masks_read) == 2
+    (first, objects), (second, others) = video.masks_read
+    assert second == first + 1 and objects == others and len(objects) == 1
 
 
 def test_a_video_too_short_is_named():
@@ -121,7 +129,7 @@ def test_a_video_too_short_is_named():
 
 def test_a_video_without_objects_is_named():
     class Empty(CountingVideo):
-        def read_masks(self, index):
+        def masks(self, index):
             return {1: np.zeros((20, 30), bool)}
 
     with pytest.raises(ValueError, match="counting: no object is visible"):
@@ -139,7 +147,7 @@ def test_frames_and_masks_of_unlike_size_are_named():
 
 def test_an_object_that_shrinks_away_is_dropped():
     class Speck(CountingVideo):
-        def read_masks(self, index):
+        def masks(self, index):
             masks = {1: np.zeros((20, 30), bool), 2: np.zeros((20, 30), bool)}
             masks[1][0, 0] = True
             masks[2][5:15, 5:15] = True
@@ -245,7 +253,7 @@ def test_grayscale_by_its_probability():
     gray = RandomGrayscale(probability=1.0)(clip, np.random.default_rng(0)).frames
     assert torch.equal(gray[:, 0], gray[:, 1]) and torch.equal(gray[:, 1], gray[:, 2])
     drawn = [RandomGrayscale(probability=0.3)(clip, np.random.default_rng(s)) for s in range(300)]
-    assert np.mean([c is not clip for c in drawn]) == pytest.approx(0.3, abs=0.08)
+    assert np.mean([c.frames is not clip.frames for c in drawn]) == pytest.approx(0.3, abs=0.08)
     with pytest.raises(ValueError, match="probability"):
         RandomGrayscale(probability=2)
 

@@ -99,7 +99,7 @@ def test_a_mask_without_its_frame_is_named(davis):
 def test_a_video_without_masks_is_found_at_load(davis):
     for path in (davis / "Annotations" / "cat").glob("*.png"):
         path.unlink()
-    with pytest.raises(ValueError, match=r"hold no \*\.png.*cat"):
+    with pytest.raises(ValueError, match=r"hold no .*cat"):
         palette_source(davis)
 
 
@@ -170,14 +170,14 @@ def test_sav_frames_that_were_renumbered_are_refused(sav):
         path.unlink()  # 00000, 00001, 00002 for three annotated frames
     with pytest.raises(ValueError, match="renumbered"):
         SavSource(annotation_root=sav, frame_root=sav)[0]
-    assert SavSource(annotation_root=sav, frame_root=sav, every=1)[0].num_frames == 3
+    assert SavSource(annotation_root=sav, frame_root=sav, ann_every=1)[0].num_frames == 3
 
 
 def test_sav_reads_mp4_where_no_frames_are_extracted(tmp_path):
     write_sav(tmp_path, [[rle(square(0, 0, (64, 96))), None], [None, rle(square(4, 4, (64, 96)))]])
     frames = [np.full((64, 96, 3), 20 + 20 * i, np.uint8) for i in range(8)]
     write_mp4(tmp_path / "sav_000001.mp4", frames, 24)
-    video = SavSource(annotation_root=tmp_path, frame_root=tmp_path)[0]
+    video = SavSource(annotation_root=tmp_path, frame_root=tmp_path, rm_unannotated=False)[0]
     assert video.num_frames == 2
     brightness = video.read_frames([0, 1]).mean((1, 2, 3))
     assert brightness.tolist() == pytest.approx([20, 100], abs=6)
