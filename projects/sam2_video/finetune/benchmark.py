@@ -9,11 +9,12 @@ import numpy as np
 
 from projects.common.masks import encode_rle
 from projects.sam2_video.data.sources import AnnotatedVideo, AnnotationSource
-from projects.sam2_video.evaluation.davis import sequence_scores
+from projects.sam2_video.evaluation.scorer import VideoScorer, mean_scores, scored_frames
 from projects.sam2_video.evaluation.vos import Predicts
-from projects.sam2_video.predictor import ObjectPrompt
+from projects.sam2_video.object_prompts import ObjectPrompt
 
 Record = dict[str, Any]
+LEAST_FRAMES = 3  # the first and the last annotated frame do not count
 
 
 class AnnotatedFrames:
@@ -30,12 +31,11 @@ class AnnotatedFrames:
 
 
 class AnnotatedVosBenchmark:
-    """As ``VosBenchmark``, for sources whose frames are no folder (COCO video, SA-V's json).
+    """``VosBenchmark`` for sources whose videos are no folders (COCO video, SA-V's json).
 
-    Every object is given as a mask on the first annotated frame that shows it; frames without
-    annotation are not seen at all, so that scores differ a little from those of ``VosBenchmark``
-    where annotations are sparse. The first and the last annotated frame do not count, and videos
-    with fewer than three are left out.
+    Every object is given as a mask on the first annotated frame that shows it; the first and the
+    last annotated frame do not count. Frames without annotation are not seen at all, so that scores
+    differ a little from those of ``VosBenchmark`` where annotations are sparse.
     """
 
     def __init__(self, *, source: AnnotationSource) -> None:
@@ -46,58 +46,46 @@ class AnnotatedVosBenchmark:
 
     def predict(self, model: Predicts, index: int) -> list[Record]:
         video = self.source[index]
-        if video.num_frames < 3:
-            return []
-        truths = _masks_per_object(video)
-        if not truths:
-            return []
-        predictions = {key: np.zeros_like(truth) for key, truth in truths.items()}
-        prompts = []
-        for key, truth in truths.items():
-            first = int(truth.any((1, 2)).argmax())
-            prompts.append(ObjectPrompt(key, first, mask=truth[first]))
+        if video.num_frames < LEAST_FRAMES:
+            raise ValueError(
+                f"video {video.name}: {video.num_frames} annotated frames, none is left to score "
+                "without the first and the last; leave it out by a file list"
+            )
+        prompts = _first_masks(video)
+        if not prompts:
+            raise ValueError(f"video {video.name}: no mask shows an object; leave it out")
+        counted = scored_frames(range(video.num_frames), skip_first_and_last=True)
+        scorer, shown = VideoScorer(), {}
         predictor = model.video_predictor()
-        objects = predictor.object_ids(prompts)
+        keys = predictor.object_ids(prompts)
         for frame, masks in predictor.propagate(AnnotatedFrames(video), prompts):
-            for key, mask in zip(objects, masks, strict=True):
-                predictions[key][frame] = mask
-        return [_record(video, key, predictions[key], truth) for key, truth in truths.items()]
+            truths = video.read_masks(frame)
+            for key, mask in zip(keys, masks, strict=True):
+                truth = truths.get(key, np.zeros_like(mask))
+                if frame in counted:
+                    scorer.add(key, mask, truth)
+                shown[key] = {"frame": frame, "pred": encode_rle(mask), "gt": encode_rle(truth)}
+        return [
+            {"video": video.name, "object": str(key), "J": score.region, "F": score.boundary}
+            | shown[key]
+            for key, score in scorer.scores().items()
+        ]
 
     def summarise(self, records: list[Record]) -> dict[str, float]:
-        if not records:
-            raise ValueError(
-                "no video of the validation has an object and three annotated frames to score"
-            )
-        region = float(np.mean([record["J"] for record in records]))
-        boundary = float(np.mean([record["F"] for record in records]))
-        return {"J": region, "F": boundary, "J&F": (region + boundary) / 2}
+        return mean_scores((record["J"], record["F"]) for record in records)
 
     def fingerprint(self) -> str:
         """What the records depend on beside the weights."""
-        parts = vars(self.source)
-        where = [str(value) for key, value in sorted(parts.items()) if key.startswith("annotation")]
-        return hashlib.sha256(repr((where, parts.get("names"))).encode()).hexdigest()
+        source = vars(self.source)
+        places = [str(v) for k, v in sorted(source.items()) if k.startswith(("annotation", "root"))]
+        return hashlib.sha256(repr((places, source.get("names"))).encode()).hexdigest()
 
 
-def _masks_per_object(video: AnnotatedVideo) -> dict[int, np.ndarray]:
-    """bool ``[T, H, W]`` of every object that any annotated frame shows."""
-    frames = [video.read_masks(index) for index in range(video.num_frames)]
-    shown = sorted({key for masks in frames for key, mask in masks.items() if mask.any()})
-    if not shown:
-        return {}
-    empty = np.zeros_like(next(mask for masks in frames for mask in masks.values()))
-    return {key: np.stack([masks.get(key, empty) for masks in frames]) for key in shown}
-
-
-def _record(video: AnnotatedVideo, key: int, predicted: np.ndarray, truth: np.ndarray) -> Record:
-    region, boundary = sequence_scores(list(predicted), list(truth))
-    last = len(truth) - 1
-    return {
-        "video": video.name,
-        "object": str(key),
-        "J": region,
-        "F": boundary,
-        "frame": last,
-        "pred": encode_rle(predicted[last]),
-        "gt": encode_rle(truth[last]),
-    }
+def _first_masks(video: AnnotatedVideo) -> list[ObjectPrompt]:
+    """One mask per object, on the first annotated frame that shows it."""
+    prompts: dict[int, ObjectPrompt] = {}
+    for frame in range(video.num_frames):
+        for key, mask in video.read_masks(frame).items():
+            if key not in prompts and mask.any():
+                prompts[key] = ObjectPrompt(key, frame, mask=mask)
+    return list(prompts.values())

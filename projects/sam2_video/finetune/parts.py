@@ -49,6 +49,8 @@ def adapted_sam2(
     lora_alpha: int = 16,
     lora_dropout: float = 0.0,
     lora_modules: Sequence[str] = (),
+    checkpointing: Sequence[str] = (),
+    compile_parts: bool = False,
 ) -> Sam2:
     """``sam2`` with everything frozen but the named parts, and LoRA matrices beside others.
 
@@ -58,6 +60,8 @@ def adapted_sam2(
         lora_rank: 0: no LoRA.
         lora_modules: keys of ``LORA_TARGETS``; the layers themselves train only where
             ``trainable`` names their part too.
+        checkpointing: see ``Sam2.set_checkpointing``.
+        compile_parts: torch.compile, see ``Sam2.compile_parts``.
 
     Raises:
         ValueError: a part that is not known, or nothing that trains.
@@ -73,6 +77,9 @@ def adapted_sam2(
     if not patterns:
         raise ValueError("nothing would train: name parts under trainable, or use LoRA")
     set_trainable(sam2, patterns)
+    sam2.set_checkpointing(checkpointing)
+    if compile_parts:
+        sam2.compile_parts()
     return sam2
 
 

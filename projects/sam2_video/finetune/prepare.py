@@ -13,10 +13,13 @@ from mmengine.config import Config
 from projects.common import registry
 from projects.common.engine import checkpoints
 from projects.common.engine.config import check_config
-from projects.common.registry import ConfigError, raise_mistakes
+from projects.common.registry import raise_mistakes
+from projects.sam2_video.data.folders import MaskedImage
+from projects.sam2_video.data.sources import AnnotatedVideo, AnnotationSource
+from projects.sam2_video.finetune.benchmark import LEAST_FRAMES
 from projects.sam2_video.finetune.check import check_page
-from projects.sam2_video.finetune.schema import Page
-from projects.sam2_video.finetune.sources import Sources, split_sources
+from projects.sam2_video.finetune.schema import Dataset, Page
+from projects.sam2_video.finetune.sources import Sources, names_of, split_sources
 from projects.sam2_video.finetune.translate import config_tree
 from projects.sam2_video.finetune.yaml_page import YamlPage, dump_page
 
@@ -101,7 +104,7 @@ def prepare(
     sources = split_sources(
         checked.dataset, folder=folder / SPLITS, seed=checked.trainer.seed, keep=resume
     )
-    videos, held_out = _count(sources)
+    videos, held_out = _count(checked.dataset, sources)
     tree = config_tree(checked, sources, name=output.name)
     check_config(tree)
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,16 +114,38 @@ def prepare(
     return Prepared(checked, output, folder / CONFIG, videos, held_out)
 
 
-def _count(sources: Sources) -> tuple[int, int]:
+def _count(dataset: Dataset, sources: Sources) -> tuple[int, int]:
     """Building a source finds what is missing on disk, before several processes do."""
     train, val = (None if tree is None else registry.build(tree) for tree in sources)
+    mistakes = _wrong_type(dataset, train[0])
     if val is not None:
-        both = sorted(set(train.names) & set(val.names)) if _same_place(sources) else []
+        both = sorted(set(names_of(train)) & set(names_of(val))) if _same_place(sources) else []
         if both:
-            raise ConfigError(
-                f"dataset.val: {len(both)} videos are trained on and scored, first: {both[:5]}"
-            )
+            mistakes.append(f"dataset.val: {len(both)} videos are trained on too: {both[:5]}")
+        mistakes += [] if dataset.one_frame else _too_short(val)
+    raise_mistakes(mistakes)
     return len(train), 0 if val is None else len(val)
+
+
+def _wrong_type(dataset: Dataset, first: AnnotatedVideo) -> list[str]:
+    """Folders of both kinds are read alike; clips and validation are not."""
+    wanted = "image_folder" if isinstance(first, MaskedImage) else "folder"
+    if dataset.type == wanted or dataset.type not in ("folder", "image_folder"):
+        return []
+    return [f"dataset.type: {dataset.images} holds what is called {wanted}, not {dataset.type}"]
+
+
+def _too_short(val: AnnotationSource) -> list[str]:
+    """Videos that validation could not score, found before the training and not in it."""
+    videos = [val[index] for index in range(len(val))]
+    short = [video.name for video in videos if video.num_frames < LEAST_FRAMES]
+    if not short:
+        return []
+    return [
+        f"dataset.val: {len(short)} of {len(videos)} videos have fewer than {LEAST_FRAMES} "
+        "annotated frames, none is left to score without the first and the last; name them in "
+        f"the file of dataset.exclude: {', '.join(short[:10])}"
+    ]
 
 
 def _same_place(sources: Sources) -> bool:

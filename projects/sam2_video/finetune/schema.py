@@ -74,7 +74,9 @@ class Model(Section):
     image_size: Annotated[int, Field(ge=32, multiple_of=32)] = Field(
         1024, description="side of the square that frames are resized to; SAM 2 learned at 1024"
     )
-    memory_slots: Count = Field(7, description="frames that the memory holds; SAM 2 has 7, SeC 22")
+    memory_slots: Annotated[int, Field(ge=2)] = Field(
+        7, description="frames that the memory holds; SAM 2 has 7, SeC 22"
+    )
     drop_path: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="stochastic depth in the image encoder; 0.1 for base_plus on MOSE"
     )
@@ -121,7 +123,8 @@ class Dataset(Section):
         description="palette       images/<video>/<frame>.jpg, annotations/<video>/<frame>.png\n"
         "              (DAVIS, MOSE, YouTube-VOS: the index of a pixel is its object)\n"
         "per_object    annotations/<video>/<object>/<frame>.png, binary (SA-V val)\n"
-        "folder        as palette; masks may also be black and white (one object)\n"
+        "folder        as palette, or <video>.mp4, or black and white masks of one object; with\n"
+        "              annotations null: images/<video>/images and images/<video>/masks\n"
         "image_folder  images/<name>.jpg, annotations/<name>.png: single images\n"
         "coco_video    annotations is a COCO json with video_id and order_in_video\n"
         "coco          annotations is a COCO instances json: single images\n"
@@ -132,7 +135,8 @@ class Dataset(Section):
     annotations: str | None = Field(
         None,
         examples=["data/mine/masks"],
-        description="folder (or json file) of the masks; sa1b: null where it is that of the images",
+        description="folder (or json file) of the masks; sa1b, folder: null where they lie "
+        "with the images",
     )
     names: str | None = Field(None, description="only the names in this file, one a line")
     exclude: str | None = Field(None, description="not the names in this file")
@@ -148,8 +152,13 @@ class Dataset(Section):
         False, description="hold the last frame of videos that are too short, instead of stopping"
     )
     repeat: Positive = Field(1.0, description="how often an epoch goes through the videos")
-    skip_bad: bool = Field(
-        False, description="count and replace files that cannot be read, instead of stopping"
+    on_bad_sample: Literal["raise", "replace"] = Field(
+        "raise",
+        description="a broken or empty video: raise (stop and name it) or replace (take another, "
+        "counted in the log)",
+    )
+    track_field: str | None = Field(
+        None, description="coco_video only: key that names an object through its video"
     )
     sav_masks: Literal["manual", "auto"] = Field("manual", description="sav only: which json")
 
@@ -165,7 +174,7 @@ class Dataset(Section):
     def _fits_type(self) -> Dataset:
         if self.one_frame and self.frames not in (None, 1):
             raise ValueError(f"frames is {self.frames}, but type {self.type} has single images")
-        if self.annotations is None and self.type != "sa1b":
+        if self.annotations is None and self.type not in ("sa1b", "folder"):
             raise ValueError(f"annotations is missing: type {self.type} reads the masks there")
         return self
 
@@ -291,10 +300,10 @@ class Trainer(Section):
 
 
 class Memory(Section):
-    checkpointing: list[Literal["image_encoder", "memory_attention", "mask_decoder"]] = Field(
+    checkpointing: list[Literal["encoder", "memory", "decoder", "clicks"]] = Field(
         [],
         description="compute these again in the backward pass instead of keeping their "
-        "activations: image_encoder, memory_attention, mask_decoder",
+        "activations: encoder (image), memory (attention and encoder), decoder, clicks",
     )
     encode_split: Count | None = Field(None, description="frames encoded at a time; null: all")
     object_chunk: Count | None = Field(None, description="objects tracked at a time; null: all")

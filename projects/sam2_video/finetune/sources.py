@@ -10,6 +10,7 @@ import numpy as np
 
 from projects.common import registry
 from projects.common.registry import ConfigError
+from projects.sam2_video.data.sources import AnnotationSource
 from projects.sam2_video.finetune.schema import Dataset
 
 _DATA = "projects.sam2_video.data"
@@ -17,7 +18,7 @@ TYPES = {
     "palette": f"{_DATA}.png.PaletteSource",
     "per_object": f"{_DATA}.png.PerObjectSource",
     "folder": f"{_DATA}.folders.FolderSource",
-    "image_folder": f"{_DATA}.folders.ImageFolderSource",
+    "image_folder": f"{_DATA}.folders.FolderSource",
     "coco_video": f"{_DATA}.coco_video.CocoVideoSource",
     "coco": f"{_DATA}.coco.CocoImageSource",
     "sav": f"{_DATA}.sav.SavSource",
@@ -36,6 +37,12 @@ class Sources(NamedTuple):
 
     train: dict[str, Any]
     val: dict[str, Any] | None
+
+
+def names_of(source: AnnotationSource) -> list[str]:
+    """The names that file lists choose from."""
+    names = getattr(source, "names", None)  # of videos; sources of COCO images have ids
+    return [source[i].name for i in range(len(source))] if names is None else list(names)
 
 
 def split_sources(dataset: Dataset, *, folder: Path, seed: int, keep: bool = False) -> Sources:
@@ -78,12 +85,16 @@ def _source(
     names: str | None = None,
     exclude: str | list[str] | None = None,
 ) -> dict[str, Any]:
-    image_key, annotation_key = _PLACES.get(dataset.type, ("image_root", "annotation_root"))
-    tree = {"type": TYPES[dataset.type], image_key: images, annotation_key: annotations}
-    if dataset.type == "sa1b" and annotations is None:
-        tree[annotation_key] = images
+    tree: dict[str, Any] = {"type": TYPES[dataset.type]}
+    if dataset.type in ("folder", "image_folder"):
+        tree |= _folder(images, annotations)
+    else:
+        image_key, annotation_key = _PLACES.get(dataset.type, ("image_root", "annotation_root"))
+        tree |= {image_key: images, annotation_key: annotations}
     if dataset.type == "sav":
         tree["kind"] = dataset.sav_masks
+    if dataset.type == "coco_video" and dataset.track_field is not None:
+        tree["track_field"] = dataset.track_field
     if names is not None:
         tree["list_file"] = names
     if exclude:
@@ -91,10 +102,17 @@ def _source(
     return tree
 
 
+def _folder(images: str, annotations: str | None) -> dict[str, Any]:
+    """Two folders anywhere, or one that holds ``<video>/images`` and ``<video>/masks``."""
+    if annotations is None:
+        return {"root": images}
+    return {"root": os.curdir, "images": images, "masks": annotations}
+
+
 def _write_split(
     source: dict[str, Any], fraction: float, seed: int, train_file: Path, val_file: Path
 ) -> None:
-    names = list(registry.build(source).names)
+    names = names_of(registry.build(source))
     count = max(1, round(fraction * len(names)))
     if count >= len(names):
         raise ConfigError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from projects.sam2_video.finetune.schema import Dataset, MultiStepLoss, Page
+from projects.sam2_video.finetune.schema import IMAGE_TYPES, Dataset, MultiStepLoss, Page
 from projects.sam2_video.finetune.sources import Sources
 
 Tree = dict[str, Any]
@@ -59,7 +59,7 @@ def _model(page: Page) -> Tree:
             loss_resolution=page.memory.loss_resolution,
             encode_split=page.memory.encode_split,
             object_chunk=page.memory.object_chunk,
-            checkpoint_clicks="mask_decoder" in page.memory.checkpointing,
+            checkpoint_clicks="clicks" in page.memory.checkpointing,
         ),
     )
 
@@ -67,7 +67,11 @@ def _model(page: Page) -> Tree:
 def _adapted(page: Page) -> Tree:
     model = page.model
     tree = dict(
-        type=f"{_SAM2}.finetune.parts.adapted_sam2", sam2=_network(page), trainable=model.trainable
+        type=f"{_SAM2}.finetune.parts.adapted_sam2",
+        sam2=_network(page),
+        trainable=model.trainable,
+        checkpointing=[part for part in page.memory.checkpointing if part != "clicks"],
+        compile_parts=model.compile,
     )
     if model.lora is not None:
         tree |= dict(
@@ -125,10 +129,10 @@ def _loss(page: Page) -> Tree:
         )
     return dict(
         type=f"{_SAM2}.losses.SimpleMaskLoss",
-        bce_weight=loss.bce,
+        mask_weight=loss.bce,
         dice_weight=loss.dice,
         iou_weight=loss.iou,
-        temporal_weight=loss.temporal,
+        time_weight=loss.temporal,
     )
 
 
@@ -138,7 +142,7 @@ def _loader(page: Page, source: Tree) -> Tree:
         source=source,
         sampler=_sampler(page.dataset),
         transforms=_transforms(page),
-        skip_bad=page.dataset.skip_bad,
+        on_bad_sample=page.dataset.on_bad_sample,
     )
     return dict(
         datasets=[dict(dataset=dataset, repeat=page.dataset.repeat)],
@@ -265,6 +269,6 @@ def _validation(page: Page, source: Tree) -> Tree:
 
 _ANY = f"{_SAM2}.finetune.benchmark.AnnotatedVosBenchmark"
 _BENCHMARKS = {
-    **dict.fromkeys(("palette", "per_object", "folder"), f"{_SAM2}.evaluation.vos.VosBenchmark"),
-    **dict.fromkeys(("image_folder", "coco", "sa1b"), f"{_SAM2}.evaluation.clicks.ClickBenchmark"),
+    **dict.fromkeys(("palette", "per_object"), f"{_SAM2}.evaluation.vos.VosBenchmark"),
+    **dict.fromkeys(IMAGE_TYPES, f"{_SAM2}.evaluation.clicks.ClickBenchmark"),
 }

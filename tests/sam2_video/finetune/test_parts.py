@@ -1,0 +1,72 @@
+"""Which parameters train, by the names of the page."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from projects.common.freezing import merge_lora
+from projects.sam2_video.finetune.parts import LORA_TARGETS, MODULES, adapted_sam2
+from projects.sam2_video.modeling.blocks import build_sam2
+from projects.sam2_video.modeling.config import sam2_config
+from projects.sam2_video.toy import toy_sam2
+
+
+def trained(model) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def test_the_parts_cover_the_model_once():
+    """What no part names would never train; what two name would be frozen by neither."""
+    names = {name for name, _ in toy_sam2().named_parameters()}
+    parts = set(MODULES) - {"all", "image_encoder.trunk", "image_encoder.neck"}
+    chosen = {part: trained(adapted_sam2(sam2=toy_sam2(), trainable=[part])) for part in parts}
+    counted = [name for selected in chosen.values() for name in selected]
+    assert sorted(counted) == sorted(names - {"blocks.no_memory_positional_encoding"})
+    assert trained(adapted_sam2(sam2=toy_sam2(), trainable=["all"])) == set(counted)
+    trunk, neck = (
+        trained(adapted_sam2(sam2=toy_sam2(), trainable=[f"image_encoder.{part}"]))
+        for part in ("trunk", "neck")
+    )
+    assert trunk | neck == chosen["image_encoder"] and not trunk & neck
+
+
+def test_a_mask_decoder_alone():
+    with torch.device("meta"):
+        model = build_sam2(sam2_config("tiny"))
+    adapted_sam2(sam2=model, trainable=["mask_decoder"])
+    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert count == sum(p.numel() for p in model.blocks.mask_decoder.parameters())
+    assert all(name.startswith("blocks.mask_decoder.") for name in trained(model))
+
+
+def test_lora_adds_matrices_and_changes_nothing_before_training():
+    frames = torch.randint(0, 255, (1, 3, 96, 96), dtype=torch.uint8)
+    plain = toy_sam2().eval()
+    adapted = adapted_sam2(
+        sam2=toy_sam2(), trainable=["mask_decoder"], lora_rank=2, lora_modules=list(LORA_TARGETS)
+    ).eval()
+    names = trained(adapted)
+    lora = {name for name in names if ".lora_" in name}
+    assert lora and all(".mask_decoder." in name for name in names - lora)
+    for part in ("vision_encoder.backbone", "mask_decoder", "memory_attention", "object_pointer"):
+        assert any(f"{part}" in name for name in lora), part
+    with torch.no_grad():
+        before, after = (m.encode_frames(frames).embed for m in (plain, adapted))
+        assert torch.equal(before, after)
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+        changed = adapted.encode_frames(frames).embed
+        merge_lora(adapted)
+        merged = adapted.encode_frames(frames).embed
+    assert not torch.allclose(changed, before, atol=1e-3)
+    assert torch.allclose(merged, changed, atol=1e-4)
+    assert set(adapted.state_dict()) == set(plain.state_dict())
+
+
+def test_unknown_parts_and_nothing_to_train_are_refused():
+    with pytest.raises(ValueError, match="memory_attn"):
+        adapted_sam2(sam2=toy_sam2(), trainable=["memory_attn"])
+    with pytest.raises(ValueError, match="nothing would train"):
+        adapted_sam2(sam2=toy_sam2(), trainable=[])
