@@ -36,6 +36,7 @@ from projects.common.engine.hooks.checkpoint import CheckpointHook
 from projects.common.engine.hooks.finite import FiniteLossHook
 from projects.common.engine.hooks.history import HistoryHook
 from projects.common.engine.hooks.metrics import FILE, MetricsHook, append_line
+from projects.common.engine.hooks.samples import SampleEventsHook
 from projects.common.engine.hooks.validation import ValidationHook
 from projects.common.engine.interval import Every
 from projects.common.engine.loader import build_train_loader
@@ -267,7 +268,7 @@ def _own_hooks(tree: dict[str, Any], loader, seed: int) -> tuple[Best, list[Hook
     checkpoint = {**CHECKPOINT, **tree.get("checkpoint", {})}
     saves = rhythm(checkpoint["interval"])
     rhythms, best = [], Best()
-    hooks: list[Hook] = [StepSeedHook(seed=seed), FiniteLossHook()]
+    hooks: list[Hook] = [StepSeedHook(seed=seed), FiniteLossHook(), SampleEventsHook()]
     if tree.get("ema") is not None:
         hooks.append(EmaHook(accumulate=accumulate))
     if tree.get("validation") is not None:
