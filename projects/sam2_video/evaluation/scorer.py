@@ -42,6 +42,11 @@ class VideoScorer:
         self._frames: dict[int, list[tuple[float, float]]] = {}
         self._annotated: set[int] = set()
 
+    @property
+    def started(self) -> set[int]:
+        """Objects that were annotated or predicted so far."""
+        return set(self._frames)
+
     def add(self, key: int, prediction: np.ndarray, truth: np.ndarray) -> None:
         """One object on one scored frame, bool ``[H, W]`` each; frames come in order.
 

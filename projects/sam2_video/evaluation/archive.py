@@ -1,0 +1,33 @@
+"""Predictions as a zip file, as evaluation servers take them."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from projects.sam2_video.data.sources import require_all
+
+
+def zip_predictions(
+    root: str | Path, videos: Sequence[str], path: str | Path, *, folder: str = ""
+) -> int:
+    """Write ``[<folder>/]<video>/...png`` of whole videos; returns the number of files.
+
+    Raises:
+        FileNotFoundError: a video is not there yet.
+    """
+    root, path = Path(root), Path(path)
+    missing = [str(root / name) for name in videos if not (root / name).is_dir()]
+    require_all(missing, "predicted videos", "run the inference to its end, all shards")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".tmp_{path.name}")
+    count = 0
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:  # PNGs are compressed
+        for name in videos:
+            for file in sorted((root / name).rglob("*.png")):
+                archive.write(file, Path(folder) / file.relative_to(root))
+                count += 1
+    os.replace(partial, path)
+    return count
