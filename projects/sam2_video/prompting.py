@@ -1,58 +1,55 @@
-"""Simulated users: which frames are prompted, and where clicks and boxes fall.
+"""Simulated users: which frames of a clip are prompted, how, and which are corrected.
 
-Follows the prompt simulation of SAM 2's training (Ravi et al., 2024). Everything is batched over
-rows (objects) and drawn from generators that the caller passes in. Points are pixels (x, y) of the
-model's square input; labels: 1 positive, 0 negative, 2 and 3 the corners of a box.
+Follows the prompt simulation of SAM 2's training (Ravi et al., 2024). A plan is drawn once for all
+rows (objects); a row whose object is not visible everywhere follows it as far as it can: it starts
+on its first visible frame, and only frames that show it become conditioning frames. Where objects
+are visible on all frames, the plans are SAM 2's. Where clicks and boxes fall: ``points.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
-
-class RowRandom:
-    """Uniform numbers for rows, each video's from a generator of its own.
-
-    What a row draws depends on its own clip's seed alone, so that the same clips in one process or
-    spread over several give the same prompts.
-
-    Args:
-        seeds: one per video.
-        counts: rows (objects) per video; rows of a video lie together.
-        device: where the numbers are wanted.
-    """
-
-    def __init__(
-        self, seeds: Sequence[int], counts: Sequence[int], device: torch.device | str = "cpu"
-    ) -> None:
-        if len(seeds) != len(counts):
-            raise ValueError(f"{len(seeds)} seeds for {len(counts)} videos")
-        self.counts = list(counts)
-        self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-
-    def uniform(self, *shape: int) -> Tensor:
-        """float32 ``[rows, *shape]`` in 0..1."""
-        parts = [
-            torch.rand(count, *shape, generator=generator, device=generator.device)
-            for count, generator in zip(self.counts, self.generators, strict=True)
-        ]
-        return torch.cat(parts)
+from projects.sam2_video.points import RowRandom, sample_boxes, sample_clicks
 
 
 @dataclass(frozen=True)
 class PromptPlan:
-    """Which frames of a clip receive what. Equal for all rows of a batch."""
+    """What some rows receive on which frames of their clip."""
 
-    conditioning: list[int]  # prompted first, decoded without memory; the first is frame 0
-    mask_prompts: bool  # the ground truth mask is given, else a click or a box
-    box_frames: frozenset[int] = field(default_factory=frozenset)  # those that start with a box
-    correction: frozenset[int] = field(default_factory=frozenset)  # those that get more clicks
+    conditioning: tuple[int, ...]  # prompted first, decoded without memory; tracking starts there
+    mask_prompts: bool = False  # the true mask is given, else a click or a box
+    box_frames: frozenset[int] = frozenset()  # those that start with a box
+    correction: frozenset[int] = frozenset()  # frames that get more clicks
+    true_clicks: frozenset[tuple[int, int]] = frozenset()  # (frame, click): not from the error
+    given: frozenset[int] = frozenset()  # their true mask is remembered, nothing is predicted
+    rows: tuple[int, ...] | None = None  # the rows that it is for; None: all
+
+    def order(self, num_frames: int) -> list[int]:
+        """Frames in the order of visits: conditioning ones, then the others from the start on."""
+        start = min(self.conditioning)
+        order = [*self.conditioning]
+        order += [frame for frame in range(start, num_frames) if frame not in self.conditioning]
+        while order[-1] in self.given:  # no frame is left that would read its memory
+            order.pop()
+        return order
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """What is drawn once for all rows, whichever frames their objects are visible on."""
+
+    use_points: bool
+    conditioning: int  # frames
+    correction: int  # frames
+    prompted: list[int]  # order in which frames after the first become conditioning frames
+    corrected: list[int]  # order in which other frames are corrected
+    box_frames: frozenset[int]
+    true_clicks: frozenset[tuple[int, int]]
 
 
 class PromptSimulator:
@@ -60,13 +57,17 @@ class PromptSimulator:
 
     Args:
         point_prob: points (clicks or a box) rather than the mask; a one-frame clip always uses
-            points.
+            points, and so does an object that appears on the last frame only.
         box_prob: of those, a box rather than a click.
-        max_conditioning_frames: 1 to n initial conditioning frames, frame 0 always among them.
+        max_conditioning_frames: 1 to n initial conditioning frames, the first among them.
         max_correction_frames: at most this many frames receive correction clicks, conditioning
             frames first; only where points are used.
         num_correction_clicks: clicks per such frame.
         gt_click_prob: a correction click comes from the ground truth, not from the error region.
+        per_object: each object has conditioning frames that show it, and starts on the first of
+            them. Else all objects share theirs, which must show every object of the batch, on all
+            ranks, as SAM 2's training assumes. ZeRO-3 always shares them: its ranks must run the
+            same modules in the same order.
         mix_rows: each object of a batch draws for itself whether it starts with a box or a click
             (SAM 2 draws once for all). Steadier gradients where a model learns from scratch. Not
             with ZeRO-3: the decoder runs once per kind, and ranks may draw unlike kinds.
@@ -82,6 +83,7 @@ class PromptSimulator:
         max_correction_frames: int = 2,
         num_correction_clicks: int = 7,
         gt_click_prob: float = 0.1,
+        per_object: bool = True,
         mix_rows: bool = False,
         box_noise: float = 0.1,
         max_box_noise: float = 20.0,
@@ -102,55 +104,69 @@ class PromptSimulator:
         self.max_correction_frames = max_correction_frames
         self.num_correction_clicks = num_correction_clicks
         self.gt_click_prob = gt_click_prob
+        self.per_object = per_object
         self.mix_rows = mix_rows
         self.box_noise = box_noise
         self.max_box_noise = max_box_noise
 
-    def plan(self, promptable: list[bool], rng: np.random.Generator) -> PromptPlan:
-        """Draw what happens on each frame.
+    def plan(self, visible: np.ndarray, rng: np.random.Generator) -> list[PromptPlan]:
+        """Plans for all rows; rows with the same frames share one.
 
         Args:
-            promptable: per frame, whether every object is visible. An object that is absent has no
-                box and no click of its own, so only such frames become conditioning frames.
+            visible: bool ``[T, O]``, which object is visible on which frame.
 
         Raises:
-            ValueError: an object is absent on frame 0.
+            ValueError: an object is visible on no frame.
         """
-        num_frames = len(promptable)
-        if not promptable[0]:
-            raise ValueError("an object is absent on the first frame of its clip")
+        draw = self._draw(len(visible), rng)
+        by_plan: dict[PromptPlan, list[int]] = {}
+        for row, seen in enumerate(visible.T):
+            by_plan.setdefault(self._plan_row(seen, row, draw), []).append(row)
+        return [replace(plan, rows=tuple(rows)) for plan, rows in by_plan.items()]
+
+    def _draw(self, num_frames: int, rng: np.random.Generator) -> _Draw:
         use_points = num_frames == 1 or rng.random() < self.point_prob
-        # a clip whose frames are all given as masks has nothing left to predict
-        most = min(self.max_conditioning_frames, num_frames if use_points else num_frames - 1)
-        wanted = int(rng.integers(1, most + 1))
-        others = [frame for frame in range(1, num_frames) if promptable[frame]]
-        count = min(wanted - 1, len(others))
-        extra = rng.choice(others, count, replace=False) if count else []
-        conditioning = [0, *sorted(int(frame) for frame in extra)]
-        if not use_points:
-            return PromptPlan(conditioning=conditioning, mask_prompts=True)
-        boxes = frozenset(frame for frame in conditioning if rng.random() < self.box_prob)
-        return PromptPlan(
+        conditioning = int(rng.integers(1, min(self.max_conditioning_frames, num_frames) + 1))
+        most = min(self.max_correction_frames, num_frames)
+        correction = int(rng.integers(min(conditioning, most), most + 1))
+        clicks = self.num_correction_clicks
+        prompted = (1 + rng.permutation(num_frames - 1)).tolist()
+        corrected = rng.permutation(num_frames).tolist()
+        boxes = rng.random(num_frames) < self.box_prob
+        from_truth = rng.random((num_frames, clicks)) < self.gt_click_prob
+        return _Draw(
+            use_points=use_points,
             conditioning=conditioning,
-            mask_prompts=False,
-            box_frames=boxes,
-            correction=self._correction_frames(num_frames, conditioning, rng),
+            correction=correction if clicks else 0,
+            prompted=prompted,
+            corrected=corrected,
+            box_frames=frozenset(np.flatnonzero(boxes).tolist()),
+            true_clicks=frozenset(map(tuple, np.argwhere(from_truth).tolist())),
         )
 
-    def _correction_frames(
-        self, num_frames: int, conditioning: list[int], rng: np.random.Generator
-    ) -> frozenset[int]:
-        """Conditioning frames first; what is left of the draw comes from the other frames."""
-        if not self.max_correction_frames or not self.num_correction_clicks:
-            return frozenset()
-        most = min(self.max_correction_frames, num_frames)
-        least = min(len(conditioning), most)
-        wanted = int(rng.integers(least, most + 1))
-        others = [frame for frame in range(num_frames) if frame not in conditioning]
-        extra = (
-            rng.choice(others, min(wanted - least, len(others)), replace=False) if others else []
+    def _plan_row(self, seen: np.ndarray, row: int, draw: _Draw) -> PromptPlan:
+        if not seen.any():
+            raise ValueError(f"object {row} of the batch is visible on no frame of its clip")
+        start, left = int(seen.argmax()), len(seen) - int(seen.argmax())
+        use_points = draw.use_points or left == 1
+        # a clip whose frames are all given as masks has nothing left to predict
+        most = draw.conditioning if use_points else min(draw.conditioning, left - 1)
+        extra = [frame for frame in draw.prompted if frame > start and seen[frame]][: most - 1]
+        conditioning = (start, *sorted(extra))
+        if not use_points:
+            return PromptPlan(conditioning=conditioning, mask_prompts=True)
+        return self._with_points(conditioning, draw)
+
+    def _with_points(self, conditioning: tuple[int, ...], draw: _Draw) -> PromptPlan:
+        """Conditioning frames are corrected first; what is left goes to other frames."""
+        others = [f for f in draw.corrected if f > conditioning[0] and f not in conditioning]
+        correction = [*conditioning, *others][: draw.correction]
+        return PromptPlan(
+            conditioning=conditioning,
+            box_frames=draw.box_frames.intersection(conditioning),
+            correction=frozenset(correction),
+            true_clicks=frozenset(c for c in draw.true_clicks if c[0] in correction),
         )
-        return frozenset([*conditioning[:wanted], *(int(frame) for frame in extra)])
 
     def first_points(self, masks: Tensor, *, box: bool, random: RowRandom) -> tuple[Tensor, Tensor]:
         """The first points of a conditioning frame: a positive click or two corners of a box.
@@ -192,100 +208,53 @@ class PromptSimulator:
         )
 
     def correction_click(
-        self,
-        masks: Tensor,
-        predicted: Tensor,
-        *,
-        rng: np.random.Generator,
-        random: RowRandom,
+        self, masks: Tensor, predicted: Tensor, *, from_truth: bool, random: RowRandom
     ) -> tuple[Tensor, Tensor]:
-        """One more click per row; ``predicted`` is bool ``[B, S, S]`` like ``masks``."""
-        from_truth = rng.random() < self.gt_click_prob
+        """One more click per row; ``predicted`` is bool ``[B, S, S]`` like ``masks``.
+
+        Args:
+            from_truth: on the object, wherever the error is (what the plan says of this click).
+        """
         return sample_clicks(masks, None if from_truth else predicted, random=random)
 
 
-def sample_clicks(
-    masks: Tensor, predicted: Tensor | None, *, random: RowRandom
-) -> tuple[Tensor, Tensor]:
-    """One click per row, uniform over the pixels where prediction and ground truth differ.
+class SecSimulator(PromptSimulator):
+    """SeC's stage 1: the mask on the first frame, a few frames tracked, the others given.
 
-    Positive where the object was missed, negative where background was taken for it. A row without
-    an error gets a negative click in the background (a positive one if there is none). Without
-    a prediction, or ``predicted=None``, the click is uniform over the object.
-
-    Args:
-        masks: bool ``[B, H, W]``.
-        predicted: bool ``[B, H, W]`` or None.
-
-    Returns:
-        points float32 ``[B, 1, 2]``, labels int64 ``[B, 1]``.
+    ``tracked_frames`` random frames of a clip are predicted from the memory alone; on all others
+    the true mask goes into the memory, so that it is long and right. Images (one-frame clips) get
+    points as in :class:`PromptSimulator`, whose arguments the others are.
     """
-    truth = masks.flatten(1)
-    error = truth if predicted is None else truth ^ predicted.flatten(1)
-    correct = ~error.any(1, keepdim=True)
-    region = torch.where(correct, ~truth | truth.all(1, keepdim=True), error)
-    noise = random.uniform(region.shape[1])
-    index = torch.where(region, noise, -1.0).argmax(1, keepdim=True)  # uniform over the region
-    width = masks.shape[-1]
-    points = torch.stack([index % width, index // width], dim=-1).float()
-    return points, truth.gather(1, index).long()
 
+    def __init__(
+        self,
+        *,
+        tracked_frames: int = 8,
+        box_prob: float = 0.5,
+        num_correction_clicks: int = 7,
+        gt_click_prob: float = 0.1,
+        per_object: bool = True,
+        box_noise: float = 0.1,
+        max_box_noise: float = 20.0,
+    ) -> None:
+        if tracked_frames < 1:
+            raise ValueError(f"SecSimulator wants tracked_frames >= 1, got {tracked_frames}")
+        super().__init__(
+            point_prob=0.0,
+            box_prob=box_prob,
+            max_conditioning_frames=1,
+            max_correction_frames=1,
+            num_correction_clicks=num_correction_clicks,
+            gt_click_prob=gt_click_prob,
+            per_object=per_object,
+            box_noise=box_noise,
+            max_box_noise=max_box_noise,
+        )
+        self.tracked_frames = tracked_frames
 
-def sample_boxes(
-    masks: Tensor, *, noise: float, max_noise: float, random: RowRandom
-) -> tuple[Tensor, Tensor]:
-    """The two corner pixels of each mask's bounding box, jittered and kept inside of the image.
-
-    Args:
-        masks: bool ``[B, H, W]``, none empty.
-        noise: each coordinate moves by up to this share of the box's width or height,
-        max_noise: but by no more than so many pixels.
-
-    Returns:
-        points float32 ``[B, 2, 2]``, labels int64 ``[B, 2]`` (2, 3).
-
-    Raises:
-        ValueError: a mask is empty; it has no box.
-    """
-    empty = ~masks.flatten(1).any(1)
-    if empty.any():
-        raise ValueError(f"rows {empty.nonzero().flatten().tolist()} have empty masks: no box")
-    height, width = masks.shape[-2:]
-    columns, rows = masks.any(-2).int(), masks.any(-1).int()  # [B, W], [B, H]
-    left, top = columns.argmax(-1), rows.argmax(-1)
-    right = width - 1 - columns.flip(-1).argmax(-1)
-    bottom = height - 1 - rows.flip(-1).argmax(-1)
-    corners = torch.stack([left, top, right, bottom], dim=-1).float()  # [B, 4]
-    sides = (corners[:, 2:] - corners[:, :2]).repeat(1, 2)  # width, height, width, height
-    reach = (sides * noise).clamp(max=max_noise)
-    jitter = 2 * random.uniform(4) - 1
-    limits = corners.new_tensor([width - 1, height - 1, width - 1, height - 1])
-    corners = torch.minimum((corners + jitter * reach).clamp(min=0), limits)
-    labels = torch.tensor([2, 3], device=masks.device).expand(len(masks), 2)
-    return corners.reshape(-1, 2, 2), labels
-
-
-def join_points(
-    first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Points ``[B, P, 2]`` and labels ``[B, P]`` of both, padding (label -1) moved to the end."""
-    points = torch.cat([first[0], second[0]], dim=1)
-    labels = torch.cat([first[1], second[1]], dim=1)
-    padding = labels < 0
-    if not padding.any():
-        return points, labels
-    order = torch.argsort(padding.int(), dim=1, stable=True)
-    return points.gather(1, order.unsqueeze(-1).expand_as(points)), labels.gather(1, order)
-
-
-def interior_point(mask: np.ndarray) -> tuple[int, int]:
-    """(x, y) of the pixel of a bool ``[H, W]`` mask that is farthest from its border.
-
-    Raises:
-        ValueError: the mask is empty.
-    """
-    if not mask.any():
-        raise ValueError("an empty mask has no interior point")
-    distance = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
-    y, x = np.unravel_index(int(distance.argmax()), mask.shape)
-    return int(x), int(y)
+    def _plan_row(self, seen: np.ndarray, row: int, draw: _Draw) -> PromptPlan:
+        plan = super()._plan_row(seen, row, draw)
+        if not plan.mask_prompts:
+            return plan
+        later = [frame for frame in draw.prompted if frame > plan.conditioning[0]]
+        return replace(plan, given=frozenset(later[self.tracked_frames :]))

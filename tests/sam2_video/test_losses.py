@@ -38,7 +38,7 @@ def plain_loss(steps, targets, weights=(20, 1, 1, 1)):
     """One step, object and candidate at a time, in the words of the paper's appendix."""
     total = dict.fromkeys(("loss_mask", "loss_dice", "loss_iou", "loss_class"), 0.0)
     objects = targets.shape[1]
-    for frame, step in steps:
+    for frame, step, _ in steps:
         full = F.interpolate(step.masks, targets.shape[-2:], mode="bilinear", align_corners=False)
         for row in range(objects):
             truth = targets[frame, row].double()

@@ -13,8 +13,8 @@ from projects.sam2_video.data.png import FolderVideo
 from projects.sam2_video.data.sources import AnnotatedVideo, AnnotationSource
 from projects.sam2_video.evaluation.davis import region_similarity
 from projects.sam2_video.evaluation.vos import Predicts
+from projects.sam2_video.points import interior_point
 from projects.sam2_video.predictor import ObjectPrompt
-from projects.sam2_video.prompting import interior_point
 
 Record = dict[str, Any]
 

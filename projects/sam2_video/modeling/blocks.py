@@ -17,7 +17,7 @@ as a whole keeps its position tables in float32.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -26,13 +26,19 @@ from torch.nn.functional import interpolate
 from torch.utils.checkpoint import checkpoint
 from transformers import Sam2VideoConfig, Sam2VideoModel
 
+from projects.common.freezing import grad_if_trainable
+
+from .decoding import FIRST_MASK, decode_masks, decode_tokens, object_score
 from .droppath import add_drop_path
+from .memory_attention import attend, rope_table
 from .positions import NoPosition, sine_grid, sine_offsets
-from .typed import FrameFeatures, MaskCandidates, MixedPrompt, Prompt, merge_rows
+from .pyramid import feature_pyramid, project_level
+from .typed import PADDING, FrameFeatures, MaskCandidates, MixedPrompt, Prompt, merge_rows
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
 MASK_SCALE, MASK_BIAS = 20.0, -10.0  # a mask that is given becomes logits of +10 and -10
+CHECKPOINTED = ("encoder", "memory", "decoder")
 MASK_DOWNSAMPLE = 4  # stride of the convolution that turns a mask prompt into decoder logits
 
 
@@ -42,7 +48,7 @@ class Sam2(nn.Module):
     Args:
         blocks: transformers' model; its modules and parameters are used, its methods are not.
         drop_path: stochastic depth of the image encoder while training (0.1 in the MOSE recipe).
-        gradient_checkpointing: recompute Hiera's blocks and the memory attention in backward.
+        checkpointing: what is recomputed in backward, see :meth:`set_checkpointing`.
     """
 
     def __init__(
@@ -50,12 +56,11 @@ class Sam2(nn.Module):
         *,
         blocks: Sam2VideoModel,
         drop_path: float = 0.0,
-        gradient_checkpointing: bool = False,
+        checkpointing: bool | Sequence[str] = False,
     ) -> None:
         super().__init__()
         self.blocks = blocks
         self.propagation_decoder: nn.Module | None = None
-        self.gradient_checkpointing = gradient_checkpointing
         config = blocks.config
         self.image_size: int = config.image_size
         self.num_maskmem: int = config.num_maskmem
@@ -68,11 +73,13 @@ class Sam2(nn.Module):
         for name, table in (
             ("frame_position", sine_grid(self.hidden, self.grid, self.grid)),
             ("memory_position", sine_grid(self.memory_width, self.grid, self.grid)),
+            ("rope", rope_table(blocks.memory_attention)),
             ("mean", torch.tensor(IMAGE_MEAN).view(3, 1, 1)),
             ("std", torch.tensor(IMAGE_STD).view(3, 1, 1)),
         ):
             self.register_buffer(name, table, persistent=False)
         self._dense: tuple[tuple, Tensor] | None = None
+        self.set_checkpointing(checkpointing)
 
     def _prepare_blocks(self, drop_path: float) -> None:
         blocks = self.blocks
@@ -85,11 +92,36 @@ class Sam2(nn.Module):
         blocks.shared_image_embedding.positional_embedding.copy_(
             blocks.prompt_encoder.shared_embedding.positional_embedding
         )
-        trunk = blocks.vision_encoder.backbone.blocks
-        add_drop_path(trunk, drop_path)
-        for block in trunk:
-            block.gradient_checkpointing = self.gradient_checkpointing
+        add_drop_path(blocks.vision_encoder.backbone.blocks, drop_path)
+
+    def set_checkpointing(self, parts: bool | Sequence[str]) -> None:
+        """Choose what keeps no activations in training and is recomputed in backward.
+
+        Args:
+            parts: some of ``encoder`` (block by block), ``memory`` (memory attention and memory
+                encoder) and ``decoder`` (prompt encoder and mask decoder); True for all, False for
+                none.
+
+        Raises:
+            ValueError: another name.
+        """
+        chosen = frozenset(CHECKPOINTED if parts is True else parts or ())
+        if not chosen <= set(CHECKPOINTED):
+            raise ValueError(
+                f"cannot recompute {sorted(chosen - set(CHECKPOINTED))}; choose among "
+                f"{', '.join(CHECKPOINTED)}"
+            )
+        self.checkpointing = chosen
+        for block in self.blocks.vision_encoder.backbone.blocks:
+            block.gradient_checkpointing = "encoder" in chosen
             block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+
+    def _run(self, part: str, function: Callable, *tensors: Tensor | None, always: bool = False):
+        """``function(*tensors)``, recomputed in backward where the part is to be."""
+        recompute = always or (part in self.checkpointing and self.training)
+        if not (recompute and torch.is_grad_enabled()):
+            return function(*tensors)
+        return checkpoint(function, *tensors, use_reentrant=False)
 
     # ---- properties -------------------------------------------------------------------------
 
@@ -132,8 +164,9 @@ class Sam2(nn.Module):
         size = self.image_size
         if frames.ndim != 4 or frames.shape[1:] != (3, size, size) or len(frames) == 0:
             raise ValueError(f"frames must be [N, 3, {size}, {size}], got {tuple(frames.shape)}")
-        parts = [self._encode_images(chunk) for chunk in frames.split(split or len(frames))]
-        embed, stride4, stride8 = (torch.cat(level) for level in zip(*parts, strict=True))
+        with grad_if_trainable(self.blocks.vision_encoder):
+            parts = [self._encode_images(chunk) for chunk in frames.split(split or len(frames))]
+            embed, stride4, stride8 = (torch.cat(level) for level in zip(*parts, strict=True))
         kept = self.propagation_decoder
         return FrameFeatures(
             embed=embed,
@@ -142,13 +175,18 @@ class Sam2(nn.Module):
         )
 
     def _encode_images(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The top level, and what the decoder's projections of the other two start from."""
         pixels = (frames.to(self.device).float() / 255 - self.mean) / self.std
-        levels = self.blocks.vision_encoder(pixels.to(self.dtype)).fpn_hidden_states
-        stride4, stride8, embed = levels
-        return embed, stride4, stride8
+        encoder = self.blocks.vision_encoder
+        stages = encoder.backbone(pixels.to(self.dtype)).intermediate_hidden_states
+        return feature_pyramid(encoder.neck, stages)
 
     def _project(self, decoder: nn.Module, stride4: Tensor, stride8: Tensor):
-        return decoder.conv_s0(stride4), decoder.conv_s1(stride8)
+        neck = self.blocks.vision_encoder.neck
+        return (
+            project_level(neck, 0, stride4, decoder.conv_s0),
+            project_level(neck, 1, stride8, decoder.conv_s1),
+        )
 
     def decode_masks(
         self,
@@ -159,6 +197,7 @@ class Sam2(nn.Module):
         decoder: nn.Module | None = None,
         hide_absent: bool = False,
         stability_fallback: bool = False,
+        recompute: bool = False,
     ) -> MaskCandidates:
         """Prompt encoder and mask decoder; a mask prompt is its own answer.
 
@@ -176,6 +215,7 @@ class Sam2(nn.Module):
                 prompts).
             stability_fallback: in eval mode, an unstable single mask gives way to the best of
                 three.
+            recompute: keep no activations, make them anew in backward.
 
         Raises:
             ValueError: prompt and features have different numbers of rows; unknown decoder.
@@ -191,7 +231,7 @@ class Sam2(nn.Module):
                 candidates = self._mask_as_output(group, part.mask, decoder)
             else:
                 many = self.uses_multimask(count) if multimask is None else multimask
-                candidates = self._decode(group, part, many, decoder, stability_fallback)
+                candidates = self._decode(group, part, many, decoder, stability_fallback, recompute)
                 if hide_absent:
                     candidates = candidates.hide_absent()
             parts.append((index, candidates))
@@ -228,24 +268,48 @@ class Sam2(nn.Module):
         multimask: bool,
         decoder: nn.Module | None,
         stability_fallback: bool,
+        recompute: bool,
     ) -> MaskCandidates:
         module, high_res = self._decoder_with_features(features, decoder)
-        sparse, dense = self._encode_prompt(prompt, len(features))
-        # an attribute of transformers' decoder, read in eval mode only
-        module.dynamic_multimask_via_stability = stability_fallback
-        masks, iou, tokens, object_logits = module(
-            image_embeddings=features.embed,
-            image_positional_embeddings=self._dense_position().to(features.embed.dtype),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense.to(features.embed.dtype),
-            multimask_output=multimask,
-            high_resolution_features=list(high_res),
+        prompt = prompt or Prompt(**self._empty_point(len(features)))
+        fallback = stability_fallback and not module.training
+
+        def run(embed: Tensor, stride4: Tensor, stride8: Tensor, *given: Tensor | None):
+            tokens, image = self._attend_prompt(module, embed, *given)
+            answers = decode_masks(
+                module,
+                tokens,
+                image,
+                (stride4, stride8),
+                multimask=multimask,
+                stability_fallback=fallback,
+            )
+            return *answers, object_score(module, tokens)
+
+        given = (prompt.points, prompt.labels, prompt.tokens, prompt.previous)
+        masks, iou, tokens, object_logits = self._run(
+            "decoder", run, features.embed, *high_res, *given, always=recompute
         )
-        # the second axis (prompts of one image) is 1: here every row has its own features
-        object_logits = object_logits[:, 0].float()
-        return MaskCandidates(
-            masks[:, 0].float(), iou[:, 0].float(), tokens[:, 0], object_logits, object_logits
-        )
+        return MaskCandidates(masks, iou, tokens, object_logits, object_logits)
+
+    def _attend_prompt(
+        self,
+        decoder: nn.Module,
+        embed: Tensor,
+        points: Tensor | None,
+        labels: Tensor | None,
+        tokens: Tensor | None,
+        previous: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens and image that have attended to each other, see ``decoding.decode_tokens``."""
+        sparse, dense = self._encode_prompt(len(embed), points, labels, tokens, previous)
+        position = self._dense_position().to(embed.dtype)
+        return decode_tokens(decoder, embed, position, sparse, dense.to(embed.dtype))
+
+    def _empty_point(self, rows: int) -> dict[str, Tensor]:
+        """The prompt of rows that ask for nothing but what the memory says."""
+        labels = torch.full((rows, 1), PADDING, device=self.device)
+        return dict(points=torch.zeros(rows, 1, 2, device=self.device), labels=labels)
 
     def _decoder_with_features(self, features: FrameFeatures, decoder: nn.Module | None):
         if decoder is None or decoder is self.blocks.mask_decoder:
@@ -258,16 +322,18 @@ class Sam2(nn.Module):
             )
         return decoder, features.propagation_high_res
 
-    def _encode_prompt(self, prompt: Prompt | None, rows: int) -> tuple[Tensor, Tensor]:
+    def _encode_prompt(
+        self,
+        rows: int,
+        points: Tensor | None,
+        labels: Tensor | None,
+        tokens: Tensor | None,
+        previous: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
         """Sparse [B, 1, tokens, C] and dense [1 or B, C, h, w] embeddings."""
         device = self.device
-        points, labels, tokens, previous = None, None, None, None
-        if prompt is not None:
-            points, labels = prompt.points, prompt.labels
-            tokens, previous = prompt.tokens, prompt.previous
         if points is None:
-            points = torch.zeros(rows, 1, 2, device=device)
-            labels = torch.full((rows, 1), -1, device=device)
+            points, labels = self._empty_point(rows).values()
         if previous is not None:
             previous = self._resize(previous.to(device), self.mask_size).to(self.dtype)
         sparse, dense = self.blocks.prompt_encoder(
@@ -289,16 +355,22 @@ class Sam2(nn.Module):
             raise ValueError(f"mask prompts must be [B, 1, {size}, {size}], got {list(mask.shape)}")
         mask = mask.to(self.device).float()
         at_conv = self._resize(mask, MASK_DOWNSAMPLE * self.mask_size)
-        dense = self.blocks.mask_downsample(at_conv.to(self.dtype))
-        decoded = self._decode(features, Prompt(previous=dense), False, decoder, False)
+        module, _ = self._decoder_with_features(features, decoder)
+
+        def run(embed: Tensor, at_conv: Tensor) -> tuple[Tensor, Tensor]:
+            previous = self.blocks.mask_downsample(at_conv.to(self.dtype))
+            tokens, _ = self._attend_prompt(module, embed, None, None, None, previous)
+            return tokens[:, FIRST_MASK : FIRST_MASK + 1], object_score(module, tokens)
+
+        tokens, decoded_logits = self._run("decoder", run, features.embed, at_conv)
         present = (mask.flatten(1) > 0).any(1, keepdim=True).float()
         object_logits = MASK_SCALE * present + MASK_BIAS
         return MaskCandidates(
             masks=self._resize(MASK_SCALE * mask + MASK_BIAS, self.mask_size),
             iou=torch.ones_like(object_logits),
-            tokens=decoded.tokens[:, :1],
+            tokens=tokens,
             object_logits=object_logits,
-            pointer_logits=torch.minimum(object_logits, decoded.object_logits),
+            pointer_logits=torch.minimum(object_logits, decoded_logits),
         )
 
     @staticmethod
@@ -339,9 +411,13 @@ class Sam2(nn.Module):
             hard = torch.as_tensor(binarise, device=masks.device).view(-1, 1, 1, 1)
             shown = torch.where(hard, (masks > 0).float(), shown)
         masks = shown * config.sigmoid_scale_for_mem_enc + config.sigmoid_bias_for_mem_enc
-        fused = encoder.feature_projection(features.embed)
-        fused = fused + encoder.mask_downsampler(masks.to(self.dtype))
-        memory = encoder.projection(encoder.memory_fuser(fused))
+
+        def run(embed: Tensor, masks: Tensor) -> Tensor:
+            fused = encoder.feature_projection(embed)
+            fused = fused + encoder.mask_downsampler(masks.to(self.dtype))
+            return encoder.projection(encoder.memory_fuser(fused))
+
+        memory = self._run("memory", run, features.embed, masks)
         absent_code = self.blocks.occlusion_spatial_embedding_parameter
         if absent_code is not None:
             absent = (object_logits <= 0).to(memory.dtype)
@@ -384,17 +460,15 @@ class Sam2(nn.Module):
             tokens.append(stacked.transpose(1, 2).flatten(0, 1))  # [pointers * splits, B, 64]
             code = self._pointer_codes([offset for offset, _ in pointers], span)
             codes.append(code.repeat_interleave(splits, dim=0)[:, None])
-        read = partial(checkpoint, self.blocks.memory_attention, use_reentrant=False)
-        if not (self.gradient_checkpointing and self.training and torch.is_grad_enabled()):
-            read = self.blocks.memory_attention
-        conditioned = read(
-            embed.flatten(2).permute(2, 0, 1),
-            torch.cat(tokens),
-            self.frame_position.to(embed.dtype),
+        conditioned = self._run(
+            "memory",
+            partial(attend, self.blocks.memory_attention, pointers=splits * len(pointers)),
+            embed.flatten(2).transpose(1, 2) + 0.1 * self.frame_position[:, 0].to(embed.dtype),
+            torch.cat(tokens).transpose(0, 1),
             torch.cat(codes).to(embed.dtype),
-            splits * len(pointers),
-        )  # [1, B, h * w, C]
-        return conditioned[0].transpose(1, 2).reshape(embed.shape)
+            self.rope,
+        )  # [B, h * w, C]
+        return conditioned.transpose(1, 2).reshape(embed.shape)
 
     def _pointer_codes(self, offsets: list[int], span: int) -> Tensor:
         """Position codes of object pointers [P, 64]; SAM 2.0 has none."""
@@ -438,11 +512,10 @@ class Sam2(nn.Module):
 
 
 def build_sam2(
-    config: Sam2VideoConfig, *, drop_path: float = 0.0, gradient_checkpointing: bool = False
+    config: Sam2VideoConfig,
+    *,
+    drop_path: float = 0.0,
+    checkpointing: bool | Sequence[str] = False,
 ) -> Sam2:
     """A SAM 2 with random weights; see ``config.py`` for sizes."""
-    return Sam2(
-        blocks=Sam2VideoModel(config),
-        drop_path=drop_path,
-        gradient_checkpointing=gradient_checkpointing,
-    )
+    return Sam2(blocks=Sam2VideoModel(config), drop_path=drop_path, checkpointing=checkpointing)

@@ -195,8 +195,13 @@ class Tracker:
         *,
         multimask: bool | None = None,
         decoder: nn.Module | None = None,
+        recompute: bool = False,
     ) -> FrameOutput:
-        """Candidates, the best of them by predicted IoU, and the object pointer."""
+        """Candidates, the best of them by predicted IoU, and the object pointer.
+
+        Args:
+            recompute: keep no activations of the decoder, make them anew in backward.
+        """
         candidates = self.model.decode_masks(
             conditioned,
             prompt,
@@ -204,6 +209,7 @@ class Tracker:
             decoder=decoder,
             hide_absent=self.policy.hide_absent,
             stability_fallback=self.policy.stability_fallback,
+            recompute=recompute,
         )
         best = candidates.iou.argmax(dim=1)
         rows = torch.arange(len(best), device=best.device)

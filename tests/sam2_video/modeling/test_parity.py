@@ -79,7 +79,7 @@ def test_image_features(pair, encoded, frames):
         for got, level in zip(
             (*mine.high_res, mine.embed), theirs[frame]["backbone_fpn"], strict=True
         ):
-            close(got, level, 1e-5)
+            close(got, level, 1e-4)
     single = ours.encode_frames(frames[0], split=1)
     close(single.embed, features.embed[:VIDEOS], 1e-5)
 

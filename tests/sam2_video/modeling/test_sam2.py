@@ -93,8 +93,8 @@ def test_rows_with_different_numbers_of_clicks_answer_as_if_alone(model, feature
 def test_language_joins_an_empty_point(model, features):
     rows = features.rows(torch.tensor([0, 1]))
     tokens = torch.randn(2, 1, model.hidden, generator=torch.Generator().manual_seed(1))
-    sparse, _ = model._encode_prompt(Prompt(tokens=tokens), 2)
-    empty, _ = model._encode_prompt(None, 2)
+    sparse, _ = model._encode_prompt(2, None, None, tokens, None)
+    empty, _ = model._encode_prompt(2, None, None, None, None)
     assert empty.shape == (2, 1, 2, model.hidden)  # the empty point and SAM's own padding
     assert torch.equal(sparse[:, :, :2], empty) and torch.equal(sparse[:, 0, 2:], tokens)
     asked = model.decode_masks(rows, Prompt(tokens=tokens))
@@ -284,7 +284,7 @@ def test_recomputing_activations_changes_nothing(frames):
     config = sam2_config("tiny", image_size=64)
     torch.manual_seed(0)
     plain = build_sam2(config)
-    saving = build_sam2(config, gradient_checkpointing=True)
+    saving = build_sam2(config, checkpointing=True)
     saving.load_state_dict(plain.state_dict())
     clip = frames[:3, :, :64, :64]
     prompt = clicks([(20, 30, 1)])
@@ -328,7 +328,7 @@ def test_drop_path_is_metas(frames):
 def test_drop_path_with_recomputed_activations_and_uneven_splits(frames):
     torch.manual_seed(0)
     plain = build_sam2(toy_config(), drop_path=0.5).train()
-    saving = build_sam2(toy_config(), drop_path=0.5, gradient_checkpointing=True).train()
+    saving = build_sam2(toy_config(), drop_path=0.5, checkpointing=True).train()
     saving.load_state_dict(plain.state_dict())
     for model in (plain, saving):
         torch.manual_seed(1)
