@@ -13,7 +13,8 @@ from mmengine.config import DictAction  # noqa: E402
 import projects  # noqa: E402, F401  (compatibility lines first)
 from projects.common.engine.config import load_config  # noqa: E402
 from projects.common.engine.distributed import LAUNCHERS, leave_distributed  # noqa: E402
-from projects.common.engine.runner import build_runner  # noqa: E402
+from projects.common.engine.memory import estimate_memory  # noqa: E402
+from projects.common.engine.runner import build_runner, zero_stage  # noqa: E402
 from projects.common.registry import ConfigError  # noqa: E402
 
 
@@ -33,9 +34,19 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--deepspeed", help="deepspeed_zero1, 2, 3 (_offload), or a json file")
     parser.add_argument("--launcher", choices=LAUNCHERS, help="default: by the environment")
     parser.add_argument(
+        "--estimate-memory",
+        nargs="?",
+        const=1,
+        type=int,
+        metavar="GPUS",
+        help="say what each of so many GPUs would hold, and train nothing",
+    )
+    parser.add_argument(
         "--cfg-options", nargs="+", action=DictAction, default={}, help="key=value ..."
     )
     args = parser.parse_args()
+    if args.estimate_memory is not None and args.estimate_memory < 1:
+        parser.error(f"--estimate-memory {args.estimate_memory}: give the number of GPUs, from 1")
     if args.resume and args.load_from:
         parser.error("--resume goes on with a run, --load-from starts a new one: give one of them")
     return args
@@ -48,6 +59,11 @@ def main() -> None:
         cfg = load_config(args.config, args.cfg_options)
         if args.seed is not None:
             cfg.seed = args.seed
+        if args.estimate_memory is not None:
+            stage = zero_stage(args.deepspeed)
+            report = estimate_memory(cfg, gpus=args.estimate_memory, zero_stage=stage)
+            sys.stdout.write(report + "\n")
+            return
         runner = build_runner(
             cfg,
             work_dir=work_dir,

@@ -17,7 +17,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol, TextIO, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -26,6 +26,7 @@ from torch import nn
 logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
+T = TypeVar("T")
 _SAMPLED_PER_TENSOR = 1024
 
 
@@ -60,30 +61,24 @@ def run_benchmark(
 
     Raises:
         ValueError: an empty benchmark, or a name that is no file name.
-        RuntimeError: on every rank, when ``predict`` raised on one of them.
+        RuntimeError: on every rank, when one of them failed; that one raises its own error.
     """
     if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
         raise ValueError(f"benchmark name {name!r}: use letters, digits, '_', '-', '+' and '.'")
     if len(benchmark) == 0:
         raise ValueError(f"benchmark {name!r} has no items; check its data paths and split")
     out_dir = Path(out_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    fingerprint = _fingerprint(name, benchmark, model)
-    done = _merge(_gather(_read_own_parts(out_dir, name, fingerprint)))
+    fingerprint, done = _continued(name, benchmark, model, out_dir)
     todo = [index for index in range(len(benchmark)) if index not in done]
     if done and _rank() == 0:
         logger.info("%s: continuing, %d of %d items are done", name, len(done), len(benchmark))
     mine = todo[_rank() :: _world_size()]
-    done |= _gather_or_raise(
-        name, lambda: _predict_items(name, benchmark, model, out_dir, fingerprint, mine)
+    done |= _merge(
+        _together(name, lambda: _predict_items(name, benchmark, model, out_dir, fingerprint, mine))
     )
     records = [record for index in range(len(benchmark)) for record in done[index]]
     summary = benchmark.summarise(records)
-    if _rank() == 0:
-        _write_records(out_dir / f"{name}.jsonl", records)
-        for part in _parts(out_dir, name):
-            part.unlink()
-    _barrier()
+    _together(name, lambda: _finish(out_dir, name, records))
     return {f"{name}/{metric}": float(value) for metric, value in summary.items()}
 
 
@@ -112,6 +107,27 @@ def model_fingerprint(model: Any) -> str:
     else:
         digest.update(type(model).__qualname__.encode())
     return digest.hexdigest()[:16]
+
+
+def _continued(
+    name: str, benchmark: Benchmark, model: Any, out_dir: Path
+) -> tuple[str | None, dict[int, list[Record]]]:
+    """What an interrupted run has left, with the fingerprint that its parts must have."""
+
+    def read_own() -> tuple[str | None, dict[int, list[Record]]]:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        fingerprint = _fingerprint(name, benchmark, model)
+        return fingerprint, _read_own_parts(out_dir, name, fingerprint)
+
+    found = _together(name, read_own)
+    return found[_rank()][0], _merge([done for _, done in found])
+
+
+def _finish(out_dir: Path, name: str, records: list[Record]) -> None:
+    if _rank() == 0:
+        _write_records(out_dir / f"{name}.jsonl", records)
+        for part in _parts(out_dir, name):
+            part.unlink()
 
 
 def _fingerprint(name: str, benchmark: Benchmark, model: Any) -> str | None:
@@ -213,11 +229,6 @@ def _world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def _barrier() -> None:
-    if dist.is_initialized():
-        dist.barrier()
-
-
 def _gather(own: Any) -> list[Any]:
     """Every rank's object, on every rank."""
     if not dist.is_initialized():
@@ -227,26 +238,23 @@ def _gather(own: Any) -> list[Any]:
     return gathered
 
 
-def _gather_or_raise(
-    name: str, function: Callable[[], dict[int, list[Record]]]
-) -> dict[int, list[Record]]:
-    """Call ``function`` on each rank and merge what it gives; one rank's error is everyone's.
+def _together(name: str, function: Callable[[], T]) -> list[T]:
+    """Call ``function`` on each rank, give everyone's results; one rank's error is everyone's.
 
     Without this, the other ranks would wait for the failed one until the connection times out.
     """
-    own: dict[int, list[Record]] = {}
-    error: Exception | None = None
+    result, error = None, None
     try:
-        own = function()
+        result = function()
     except Exception as caught:
         error = caught
-    results = _gather((own, None if error is None else f"{type(error).__name__}: {error}"))
+    gathered = _gather((result, None if error is None else f"{type(error).__name__}: {error}"))
     if error is not None:
         raise error
-    for rank, (_, message) in enumerate(results):
+    for rank, (_, message) in enumerate(gathered):
         if message is not None:
             raise RuntimeError(f"benchmark {name!r} failed on rank {rank}: {message}")
-    return _merge([items for items, _ in results])
+    return [item for item, _ in gathered]
 
 
 def _merge(parts: list[dict[int, list[Record]]]) -> dict[int, list[Record]]:

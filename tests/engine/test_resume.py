@@ -55,8 +55,8 @@ MOMENTS = {  # a checkpoint is saved at steps 4, 8, 12 and 16
     "while weights are written": Kill(
         "projects.common.engine.checkpoints:save_file", call=2, moment="torn"
     ),
-    "before the folder is renamed": Kill(f"{CHECKPOINTS}:_sync", call=9),
-    "between the folder and its pointer": Kill(f"{CHECKPOINTS}:write_text", call=5),
+    "before the folder is renamed": Kill(f"{CHECKPOINTS}:_sync", call=11),
+    "between the folder and its pointer": Kill(f"{CHECKPOINTS}:write_text", call=7),
     "after the pointer, before the oldest goes": Kill(f"{CHECKPOINTS}:_discard"),
     "while the oldest is deleted": Kill(f"{CHECKPOINTS}:shutil.rmtree"),
     "when all is trained": Kill(f"{CHECKPOINTS}:copy_file"),
@@ -78,7 +78,7 @@ ZERO_MOMENTS = {
     "one shard is missing": Kill(
         "projects.common.engine.zero:_SafeShards.save", call=2, rank=1, moment="before"
     ),
-    "between the folder and its pointer": Kill(f"{CHECKPOINTS}:write_text", call=5),
+    "between the folder and its pointer": Kill(f"{CHECKPOINTS}:write_text", call=7),
 }
 
 

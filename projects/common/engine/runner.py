@@ -118,7 +118,7 @@ def build_runner(
         FileNotFoundError: a checkpoint that is not there.
     """
     tree = plain(cfg)
-    check_config(tree, zero_stage=_zero_stage(deepspeed))
+    check_config(tree, zero_stage=zero_stage(deepspeed))
     work_dir = Path(work_dir).absolute()
     launcher = launcher or infer_launcher()
     init_distributed(launcher, always=deepspeed is not None)
@@ -174,7 +174,7 @@ def _build_strategy(tree, work_dir: Path, seed: int, launcher: str, deepspeed):
         "env_kwargs": {"launcher": launcher, "randomness": {"seed": seed}},
     }
     if deepspeed is not None:
-        from projects.common.engine import zero  # slow to import and not needed without it
+        from projects.common.engine import zero
 
         optim = tree["optim_wrapper"]
         config = zero.complete_config(
@@ -190,10 +190,11 @@ def _build_strategy(tree, work_dir: Path, seed: int, launcher: str, deepspeed):
     return DistributedStrategy(find_unused_parameters=unused, **common)
 
 
-def _zero_stage(deepspeed: str | None) -> int:
+def zero_stage(deepspeed: str | None) -> int:
+    """Stage of the named DeepSpeed config, 0 without DeepSpeed."""
     if deepspeed is None:
         return 0
-    from projects.common.engine import zero
+    from projects.common.engine import zero  # slow to import and not needed without it
 
     return int(zero.named_config(deepspeed)["zero_optimization"]["stage"])
 

@@ -28,6 +28,7 @@ from xtuner.engine._strategy import DeepSpeedStrategy
 
 from projects.common.engine import checkpoints
 from projects.common.engine.distributed import get_rank, get_world_size
+from projects.common.engine.memory import BUCKET
 
 _FOLDER = "zero"
 # The compiled all-reduce takes a minute and a compiler to build, and a kill in the middle leaves a
@@ -108,6 +109,12 @@ class ZeroStrategy(DeepSpeedStrategy):
         return self.model.module
 
     def _wrap_model(self, model: nn.Module) -> Any:
+        # Buckets are allocated whole, two of 500 million float32 by default: 4 GB beside a model of
+        # 100 MB. More than what trains never goes into one.
+        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        zero = self.config["zero_optimization"]
+        for key in ("reduce_bucket_size", "allgather_bucket_size"):
+            zero[key] = min(int(zero.get(key, BUCKET)), max(trainable, 1))
         wrapper = super()._wrap_model(model)
         wrapper.model.checkpoint_engine = _SafeShards(wrapper.model._config)
         set_hf_deepspeed_config(self.hf_deepspeed_config)

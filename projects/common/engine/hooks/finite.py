@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from mmengine.hooks import Hook
 
 from projects.common.engine.distributed import get_rank
@@ -15,9 +16,10 @@ class FiniteLossHook(Hook):
     priority = "VERY_HIGH"
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        bad = {k: float(v) for k, v in outputs.items() if not math.isfinite(float(v))}
-        if not bad:
+        values = torch.stack([value.detach().float() for value in outputs.values()])
+        if values.isfinite().all():  # the one wait for the device in a step
             return
+        bad = {k: float(v) for k, v in outputs.items() if not math.isfinite(float(v))}
         batch = data_batch["batch"]
         names = getattr(batch, "names", None)
         raise FloatingPointError(
