@@ -13,6 +13,7 @@ The verbs are those of inference (``modeling.Tracker``); only the unroll knows a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -25,6 +26,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from projects.common.engine.model import TrainableModel
+from projects.common.freezing import keep_frozen_in_eval, set_trainable
 from projects.sam2_video.data.clip import ClipBatch
 from projects.sam2_video.losses import MaskLoss, Step
 from projects.sam2_video.modeling.blocks import Sam2
@@ -253,6 +255,9 @@ class Sam2VideoTraining(TrainableModel):
         sam2: the network.
         unroll: prompts, tracks and judges a batch.
         inference_policy: how :meth:`video_predictor` tracks; None: as Meta's predictor.
+        trainable: patterns of what trains (``projects.common.freezing``), such as
+            ``["sam2.blocks.memory_attention"]``; None leaves the choice to ``sam2``. What is frozen
+            stays in eval mode.
     """
 
     def __init__(
@@ -261,11 +266,19 @@ class Sam2VideoTraining(TrainableModel):
         sam2: Sam2,
         unroll: TrainingUnroll,
         inference_policy: TrackingPolicy | None = None,
+        trainable: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         self.sam2 = sam2
         self.unroll = unroll
         self.inference_policy = inference_policy
+        if trainable is not None:
+            set_trainable(self, trainable)
+
+    def train(self, mode: bool = True) -> Sam2VideoTraining:
+        super().train(mode)
+        keep_frozen_in_eval(self)
+        return self
 
     def loss(self, batch: ClipBatch) -> dict[str, Tensor]:
         return self.unroll(self.sam2, batch)
