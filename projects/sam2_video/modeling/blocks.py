@@ -417,7 +417,7 @@ class Sam2(nn.Module):
             fused = fused + encoder.mask_downsampler(masks.to(self.dtype))
             return encoder.projection(encoder.memory_fuser(fused))
 
-        memory = self._run("memory", run, features.embed, masks)
+        memory = self._run("memory", run, _once(features.embed), masks)
         absent_code = self.blocks.occlusion_spatial_embedding_parameter
         if absent_code is not None:
             absent = (object_logits <= 0).to(memory.dtype)
@@ -460,10 +460,12 @@ class Sam2(nn.Module):
             tokens.append(stacked.transpose(1, 2).flatten(0, 1))  # [pointers * splits, B, 64]
             code = self._pointer_codes([offset for offset, _ in pointers], span)
             codes.append(code.repeat_interleave(splits, dim=0)[:, None])
+        # dropout would draw for each row
+        frame = embed if self.blocks.memory_attention.training else _once(embed)
         conditioned = self._run(
             "memory",
             partial(attend, self.blocks.memory_attention, pointers=splits * len(pointers)),
-            embed.flatten(2).transpose(1, 2) + 0.1 * self.frame_position[:, 0].to(embed.dtype),
+            frame.flatten(2).transpose(1, 2) + 0.1 * self.frame_position[:, 0].to(embed.dtype),
             torch.cat(tokens).transpose(0, 1),
             torch.cat(codes).to(embed.dtype),
             self.rope,
@@ -509,6 +511,11 @@ class Sam2(nn.Module):
             with torch.inference_mode(False), torch.no_grad():
                 self._dense = (key, self.blocks.get_image_wide_positional_embeddings())
         return self._dense[1]
+
+
+def _once(rows: Tensor) -> Tensor:
+    """One row in the place of rows that are one image's, repeated by ``expand``."""
+    return rows[:1] if rows.stride(0) == 0 else rows
 
 
 def build_sam2(

@@ -25,7 +25,8 @@ def attend(
 
     Args:
         module: transformers' memory attention.
-        frame: [B, h * w, C], its position code added.
+        frame: [B, h * w, C], its position code added; [1, h * w, C] where all rows see one frame,
+            whose first self-attention is made once then.
         memory: [B, L, 64], the last ``pointers`` tokens are not places and stay unrotated.
         codes: [L, 1 or B, 64] position codes of the memory.
         table: of :func:`rope_table`.
@@ -53,6 +54,7 @@ def _attention(
     heads = module.num_attention_heads
     query = _rotate(_split(module.q_proj(query), heads), rotation, 0)
     key = _rotate(_split(module.k_proj(key), heads), rotation, plain)
+    query = query.expand(len(key), -1, -1, -1)
     answer = F.scaled_dot_product_attention(
         query,
         key,
