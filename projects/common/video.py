@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -147,6 +147,47 @@ class VideoFile:
             return self._reader.get_batch(wanted).asnumpy()
         except decord.DECORDError as error:
             raise ValueError(_undecodable(self.path, error)) from error
+
+
+def decode_frames(
+    path: str | Path, wanted: Callable[[int, float], bool] = lambda index, fps: True
+) -> Iterator[tuple[int, np.ndarray]]:
+    """All wanted frames of a video file in order, without seeking: (index, RGB uint8 [H, W, 3]).
+
+    The pixels are those of :class:`VideoFile`.
+
+    Args:
+        wanted: says of a frame's index and the video's frames a second whether it is decoded.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a video, or, after the last frame that decodes, one that breaks off before
+            the number of frames that its header announces.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such video")
+    # a line per broken block would bury what is said here; FFmpeg is silenced unless asked to speak
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    capture = cv2.VideoCapture(str(path))
+    try:
+        if not capture.isOpened():
+            raise ValueError(_undecodable(path, ValueError("not a video, or cut off")))
+        announced = round(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        fps = float(capture.get(cv2.CAP_PROP_FPS))
+        index = 0
+        while capture.grab():
+            if wanted(index, fps):
+                decoded, frame = capture.retrieve()
+                if not decoded:
+                    break
+                yield index, np.ascontiguousarray(frame[..., ::-1])  # OpenCV's order to RGB
+            index += 1
+        if index < announced:
+            raise ValueError(
+                f"{path}: breaks off, {index} of {announced} frames decode; get the file again"
+            )
+    finally:
+        capture.release()
 
 
 def open_video(path: str | Path) -> FrameFolder | VideoFile:

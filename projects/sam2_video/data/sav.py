@@ -170,6 +170,10 @@ class SavSource:
         require_all(missing, "videos (a folder of frames or an mp4)", "download or extract them")
         return [path for path in paths if path is not None]
 
+    def frame_path(self, index: int) -> Path:
+        """The folder of frames, or the video file."""
+        return self._frame_paths[index]
+
     def __len__(self) -> int:
         return len(self.names)
 
