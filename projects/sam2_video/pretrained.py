@@ -10,6 +10,7 @@ The file is mapped into memory, not read as a whole, so that loading holds the w
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,7 +58,8 @@ def pretrained_sam2(
     num_maskmem: int = 7,
     drop_path: float = 0.0,
     dropout: float = 0.1,
-    checkpointing: bool = False,
+    compile: bool = False,
+    checkpointing: bool | Sequence[str] = False,
 ) -> Sam2:
     """SAM 2 of a released size with the weights of ``checkpoint``.
 
@@ -72,7 +74,9 @@ def pretrained_sam2(
             (linear, first and last slot kept), and the log says so.
         drop_path: stochastic depth of the image encoder while training.
         dropout: of the memory attention while training.
-        checkpointing: recompute activations in the backward pass, which saves memory.
+        compile: ``torch.compile`` of the costly parts; where that fails, they run as they are.
+        checkpointing: parts that keep no activations and are recomputed in backward; see
+            ``Sam2.set_checkpointing``.
 
     Raises:
         FileNotFoundError: no such checkpoint; the message says where to download it.
@@ -85,9 +89,11 @@ def pretrained_sam2(
     state = None if checkpoint is None else read_sam2_state(checkpoint)
     if state is not None:  # before the model is built, which takes longer
         _check_size(state, size, where=str(checkpoint))
-    model = build_sam2(config, drop_path=drop_path, gradient_checkpointing=checkpointing)
+    model = build_sam2(config, drop_path=drop_path, checkpointing=checkpointing)
     if state is not None:
         load_sam2_state(model, state, version=version, where=str(checkpoint))
+    if compile:
+        model.compile_parts()
     return model
 
 
