@@ -113,8 +113,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         # 100 MB. More than what trains never goes into one.
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         zero = self.config["zero_optimization"]
-        for key in ("reduce_bucket_size", "allgather_bucket_size"):
-            zero[key] = min(int(zero.get(key, BUCKET)), max(trainable, 1))
+        zero["reduce_bucket_size"] = min(int(zero.get("reduce_bucket_size", BUCKET)), trainable)
         wrapper = super()._wrap_model(model)
         wrapper.model.checkpoint_engine = _SafeShards(wrapper.model._config)
         set_hf_deepspeed_config(self.hf_deepspeed_config)
