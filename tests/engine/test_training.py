@@ -113,6 +113,28 @@ def test_two_processes_are_one(arguments, single, tmp_path):
         torch.testing.assert_close(own[name], expected[name], rtol=1e-4, atol=1e-6)
 
 
+def test_bf16_means_the_same_with_every_launcher(tmp_path):
+    """Activations are rounded; weights, gradients and buffers are not."""
+    options = (NO_DROPOUT, TWO, "precision=bf16", "train_cfg.max_steps=8")
+    runs = {"ddp": (), "zero2": ("--deepspeed", "deepspeed_zero2")}
+    for name, arguments in runs.items():
+        run = train(tmp_path / name, *arguments, processes=2, options=options)
+        assert run.exit_codes == [0, 0], run.output
+    ddp, zero2 = (metrics(tmp_path / name) for name in runs)
+    for key in ("loss", "grad_norm"):
+        np.testing.assert_allclose(
+            [line[key] for line in ddp], [line[key] for line in zero2], rtol=1e-5
+        )
+    initial = build_model(plain(load_config(CONFIG)), seed=3)
+    for name in runs:
+        weights = load_file(tmp_path / name / "model.safetensors")
+        assert torch.equal(weights["scale"], initial.scale)
+        for name, value in weights.items():
+            assert value.dtype == torch.float32
+            assert (value != value.bfloat16().float()).any(), name
+    assert _first_loss(initial) != pytest.approx(ddp[0]["loss"], rel=1e-5)  # it is bf16
+
+
 def test_checkpoints_hold_what_trains_and_buffers(single):
     assert set(load_file(single / "model.safetensors")) == {
         "hidden.weight",

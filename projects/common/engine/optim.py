@@ -43,8 +43,9 @@ class TrainableGroups(DefaultOptimWrapperConstructor):
                 self.add_params(entries, model)
         groups = _merged(entries)
         names_by_id = {id(p): name for name, p in model.named_parameters()}
-        for group, name in zip(groups, group_names(groups, names_by_id), strict=True):
-            group["name"] = name
+        labels = group_names(groups, names_by_id, self.base_lr)
+        for group, label in zip(groups, labels, strict=True):
+            group["name"] = label
         optimizer = OPTIMIZERS.build({**self.optimizer_cfg, "params": groups})
         return OPTIM_WRAPPERS.build(self.optim_wrapper_cfg, default_args={"optimizer": optimizer})
 
@@ -62,7 +63,7 @@ def _merged(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(groups.values())
 
 
-def group_names(groups: list[dict[str, Any]], names: dict[int, str]) -> list[str]:
+def group_names(groups: list[dict[str, Any]], names: dict[int, str], base_lr: float) -> list[str]:
     """A name for each group: what the parameters of its learning rate have in common.
 
     That is the shortest path in the model which all of them, and no parameter of another rate,
@@ -70,10 +71,11 @@ def group_names(groups: list[dict[str, Any]], names: dict[int, str]) -> list[str
     a name are numbered.
 
     Args:
-        groups: of an optimizer; ``lr`` may be missing.
+        groups: for an optimizer, ``params`` and settings.
         names: parameter name by id.
+        base_lr: of groups that name none.
     """
-    rates = [group.get("lr") for group in groups]
+    rates = [group.get("lr", base_lr) for group in groups]
     members: dict[Any, list[str]] = {}
     for group, rate in zip(groups, rates, strict=True):
         members.setdefault(rate, []).extend(names[id(p)] for p in group["params"])
