@@ -17,7 +17,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
+
+from projects.common.tokenizer_files import read_tokenizer
 
 IMAGE_PLACEHOLDER = "<image>"  # in questions; never reaches the tokenizer
 IMAGE_START, IMAGE_CONTEXT, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
@@ -109,14 +111,12 @@ def chat_template(name: str) -> ChatTemplate:
 def load_tokenizer(
     path: str | Path, *, special_tokens: Sequence[str] = GROUNDING_TOKENS
 ) -> PreTrainedTokenizerBase:
-    """Read a tokenizer folder (no code from it is run) and add what the project needs to it.
+    """Read a tokenizer folder (see :func:`read_tokenizer`) and add what the project needs to it.
 
     The image tokens come first, then ``special_tokens``, so that a model and a dataset that call
     this with the same arguments agree on every id. Tokens that are there keep their ids.
     """
-    if not Path(path).is_dir():
-        raise FileNotFoundError(f"no tokenizer folder at {path}")
-    tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+    tokenizer = read_tokenizer(path)
     tokens = [IMAGE_START, IMAGE_CONTEXT, IMAGE_END, *special_tokens]
     known = tokenizer.get_vocab()
     missing = [token for token in tokens if token not in known]
