@@ -136,6 +136,17 @@ class Rename:
     target: str  # may use \1, \2, ... for the pattern's groups
 
 
+def name_rule(source: str, target: str) -> Rename:
+    """A rule from two names: "#" is a number, "@" is ".weight" or ".bias", in the same order."""
+    pattern = re.escape(source).replace(r"\#", r"(\d+)").replace("@", r"\.(weight|bias)")
+    for number in range(1, 1 + target.count("#") + target.count("@")):
+        place = re.search("[#@]", target)
+        assert place is not None
+        dot = "." if place[0] == "@" else ""
+        target = target[: place.start()] + rf"{dot}\{number}" + target[place.end() :]
+    return Rename(pattern, target)
+
+
 def rename(state: State, rules: Sequence[Rename], *, where: str) -> State:
     """Rename every key by the one rule that matches it.
 

@@ -7,13 +7,20 @@ table of four; and the matrix of the point code, which Meta holds once, transfor
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 import torch
 from torch.nn.functional import interpolate
 
-from projects.common.checkpoint import LoadReport, Rename, State, load_state, read_state, rename
+from projects.common.checkpoint import (
+    LoadReport,
+    Rename,
+    State,
+    load_state,
+    name_rule,
+    read_state,
+    rename,
+)
 
 from .blocks import Sam2
 
@@ -159,21 +166,12 @@ _POINT_CODE_TWIN = "shared_image_embedding.positional_embedding"
 _TEMPORAL = "maskmem_tpos_enc"
 
 
-def _rule(source: str, target: str) -> Rename:
-    pattern = re.escape(source).replace(r"\#", r"(\d+)").replace("@", r"\.(weight|bias)")
-    for number in range(1, 1 + target.count("#") + target.count("@")):
-        place = re.search("[#@]", target)
-        dot = "." if place[0] == "@" else ""
-        target = target[: place.start()] + rf"{dot}\{number}" + target[place.end() :]
-    return Rename(pattern, target)
-
-
 def _rules(*, to_meta: bool) -> list[Rename]:
     rules = []
     for theirs, ours, pairs in _SECTIONS:
         for pair in pairs:
             names = (theirs + pair[0], ours + pair[-1])
-            rules.append(_rule(*(names[::-1] if to_meta else names)))
+            rules.append(name_rule(*(names[::-1] if to_meta else names)))
     return rules
 
 
