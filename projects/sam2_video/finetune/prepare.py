@@ -14,8 +14,7 @@ from projects.common import registry
 from projects.common.engine import checkpoints
 from projects.common.engine.config import check_config
 from projects.common.registry import raise_mistakes
-from projects.sam2_video.data.folders import MaskedImage
-from projects.sam2_video.data.sources import AnnotatedVideo, AnnotationSource
+from projects.sam2_video.data.sources import AnnotationSource
 from projects.sam2_video.finetune.benchmark import LEAST_FRAMES
 from projects.sam2_video.finetune.check import check_page
 from projects.sam2_video.finetune.schema import Dataset, Page
@@ -34,6 +33,7 @@ _DEBUG = {
     "trainer.log_interval": 1,
     "trainer.devices": 1,
     "trainer.workers": 0,
+    "trainer.tensorboard": False,
     "trainer.wandb": None,
 }
 
@@ -117,7 +117,7 @@ def prepare(
 def _count(dataset: Dataset, sources: Sources) -> tuple[int, int]:
     """Building a source finds what is missing on disk, before several processes do."""
     train, val = (None if tree is None else registry.build(tree) for tree in sources)
-    mistakes = _wrong_type(dataset, train[0])
+    mistakes = []
     if val is not None:
         both = sorted(set(names_of(train)) & set(names_of(val))) if _same_place(sources) else []
         if both:
@@ -125,14 +125,6 @@ def _count(dataset: Dataset, sources: Sources) -> tuple[int, int]:
         mistakes += [] if dataset.one_frame else _too_short(val)
     raise_mistakes(mistakes)
     return len(train), 0 if val is None else len(val)
-
-
-def _wrong_type(dataset: Dataset, first: AnnotatedVideo) -> list[str]:
-    """Folders of both kinds are read alike; clips and validation are not."""
-    wanted = "image_folder" if isinstance(first, MaskedImage) else "folder"
-    if dataset.type == wanted or dataset.type not in ("folder", "image_folder"):
-        return []
-    return [f"dataset.type: {dataset.images} holds what is called {wanted}, not {dataset.type}"]
 
 
 def _too_short(val: AnnotationSource) -> list[str]:
@@ -166,8 +158,6 @@ def _folder_mistakes(output: Path, resume: bool, overwrite: bool) -> list[str]:
             f"output: {output} holds a run (newest checkpoint: step {max(held)}); go on with "
             "--resume, or name another folder with --output"
         ]
-    if resume and not held:
-        return [f"output: nothing to resume in {output}: it holds no checkpoint"]
     return []
 
 

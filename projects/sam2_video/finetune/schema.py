@@ -279,6 +279,7 @@ class Trainer(Section):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="decay of a moving average of the weights, such as 0.999; null: none"
     )
+    tensorboard: bool = Field(True, description="write TensorBoard files into the output folder")
     wandb: str | None = Field(None, description="Weights & Biases project, or null")
 
     @model_validator(mode="after")

@@ -18,7 +18,7 @@ TYPES = {
     "palette": f"{_DATA}.png.PaletteSource",
     "per_object": f"{_DATA}.png.PerObjectSource",
     "folder": f"{_DATA}.folders.FolderSource",
-    "image_folder": f"{_DATA}.folders.FolderSource",
+    "image_folder": f"{_DATA}.folders.ImageFolderSource",
     "coco_video": f"{_DATA}.coco_video.CocoVideoSource",
     "coco": f"{_DATA}.coco.CocoImageSource",
     "sav": f"{_DATA}.sav.SavSource",
@@ -85,12 +85,10 @@ def _source(
     names: str | None = None,
     exclude: str | list[str] | None = None,
 ) -> dict[str, Any]:
-    tree: dict[str, Any] = {"type": TYPES[dataset.type]}
-    if dataset.type in ("folder", "image_folder"):
-        tree |= _folder(images, annotations)
-    else:
-        image_key, annotation_key = _PLACES.get(dataset.type, ("image_root", "annotation_root"))
-        tree |= {image_key: images, annotation_key: annotations}
+    image_key, annotation_key = _PLACES.get(dataset.type, ("image_root", "annotation_root"))
+    tree: dict[str, Any] = {"type": TYPES[dataset.type], image_key: images}
+    if annotations is not None:
+        tree[annotation_key] = annotations
     if dataset.type == "sav":
         tree["kind"] = dataset.sav_masks
     if dataset.type == "coco_video" and dataset.track_field is not None:
@@ -100,13 +98,6 @@ def _source(
     if exclude:
         tree["exclude_file"] = exclude
     return tree
-
-
-def _folder(images: str, annotations: str | None) -> dict[str, Any]:
-    """Two folders anywhere, or one that holds ``<video>/images`` and ``<video>/masks``."""
-    if annotations is None:
-        return {"root": images}
-    return {"root": os.curdir, "images": images, "masks": annotations}
 
 
 def _write_split(

@@ -37,7 +37,7 @@ def config_tree(page: Page, sources: Sources, *, name: str) -> Tree:
         precision=trainer.precision,
         seed=trainer.seed,
         find_unused_parameters=True,  # a batch uses the parameters of its prompts
-        vis_backends=_backends(trainer.wandb, name),
+        vis_backends=_backends(page, name),
     )
     if page.model.size == "toy" and page.model.checkpoint:
         tree["load_from"] = page.model.checkpoint
@@ -240,15 +240,13 @@ def _schedule(page: Page) -> list[Tree]:
     return [rise, cosine]
 
 
-def _backends(wandb: str | None, name: str) -> list[Tree]:
-    backends: list[Tree] = [dict(type="mmengine.visualization.TensorboardVisBackend")]
-    if wandb is not None:
-        backends.append(
-            dict(
-                type="mmengine.visualization.WandbVisBackend",
-                init_kwargs=dict(project=wandb, name=name),
-            )
-        )
+def _backends(page: Page, name: str) -> list[Tree]:
+    backends: list[Tree] = []
+    if page.trainer.tensorboard:
+        backends.append(dict(type="mmengine.visualization.TensorboardVisBackend"))
+    if page.trainer.wandb is not None:
+        init = dict(project=page.trainer.wandb, name=name)
+        backends.append(dict(type="mmengine.visualization.WandbVisBackend", init_kwargs=init))
     return backends
 
 
@@ -269,6 +267,6 @@ def _validation(page: Page, source: Tree) -> Tree:
 
 _ANY = f"{_SAM2}.finetune.benchmark.AnnotatedVosBenchmark"
 _BENCHMARKS = {
-    **dict.fromkeys(("palette", "per_object"), f"{_SAM2}.evaluation.vos.VosBenchmark"),
+    **dict.fromkeys(("palette", "per_object", "folder"), f"{_SAM2}.evaluation.vos.VosBenchmark"),
     **dict.fromkeys(IMAGE_TYPES, f"{_SAM2}.evaluation.clicks.ClickBenchmark"),
 }
