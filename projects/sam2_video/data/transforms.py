@@ -181,7 +181,8 @@ def adjust_brightness(frame: Tensor, factor: float) -> Tensor:
 
 def adjust_contrast(frame: Tensor, factor: float) -> Tensor:
     """Away from the frame's mean grey."""
-    return frame.mul_(factor).add_((1 - factor) * _grey(frame).mean()).clamp_(0, 255)
+    mean = _grey(frame).mean()
+    return frame.mul_(factor).add_(mean * (1 - factor)).clamp_(0, 255)
 
 
 def adjust_saturation(frame: Tensor, factor: float) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torchvision.transforms.v2.functional as F
 
 from projects.sam2_video.data.clip import Clip, collate_clips
 from projects.sam2_video.data.dataset import ClipDataset, PlainDraw
@@ -15,6 +16,10 @@ from projects.sam2_video.data.transforms import (
     RandomAffine,
     RandomGrayscale,
     ResizeSquare,
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
 )
 
 
@@ -64,6 +69,18 @@ def dataset(sampler, transforms=(), video=None):
     )
 
 
+class LateVideo(CountingVideo):
+    """Object 1 is on frames 0 to 3, object 2 on frames 4 to 7."""
+
+    name = "late"
+    num_frames = 8
+
+    def masks(self, index):
+        mask = np.zeros((20, 30), bool)
+        mask[5:9, 10:14] = True
+        return {1 if index < 4 else 2: mask}
+
+
 def test_uniform_sampler_reaches_every_start():
     sampler = UniformSampler(num_frames=3, max_objects=2, stride=2)
     rng = np.random.default_rng(0)
@@ -86,6 +103,104 @@ def test_objects_are_drawn_without_repetition():
     assert all(len(set(objects)) == 2 for objects in drawn)
     assert {key for objects in drawn for key in objects} == {3, 5, 7}
     assert sorted(sampler.objects([4], rng)) == [4]
+
+
+def test_late_objects_are_those_of_any_frame():
+    first = UniformSampler(num_frames=4, max_objects=3)
+    late = UniformSampler(num_frames=4, max_objects=3, late_objects=True)
+    found = {False: set(), True: set()}
+    for sampler in (first, late):
+        data = dataset(sampler, video=LateVideo())
+        for seed in range(40):
+            clip = data[PlainDraw(0, seed)]
+            start = int(clip.frames[0, 0, 0, 0])
+            found[sampler.late_objects].add((start, tuple(sorted(clip.object_ids))))
+            shown = clip.masks.flatten(2).any(2)
+            for row, key in enumerate(clip.object_ids):
+                expected = [(key == 1) == (start + step < 4) for step in range(4)]
+                assert shown[:, row].tolist() == expected
+    assert found[False] == {(s, (1,)) for s in range(4)} | {(4, (2,))}
+    assert found[True] == {(0, (1,)), (4, (2,))} | {(s, (1, 2)) for s in (1, 2, 3)}
+
+
+def test_a_late_object_that_a_transform_loses_is_dropped():
+    def lose_the_second_half(clip, rng):
+        clip.masks[2:] = False
+        return clip
+
+    sampler = UniformSampler(num_frames=8, max_objects=3, late_objects=True)
+    clip = dataset(sampler, [lose_the_second_half], video=LateVideo())[0]
+    assert clip.object_ids == [1]
+
+
+def test_short_videos_are_an_error_or_held():
+    with pytest.raises(ValueError, match="12 annotated frames, .*repeat_short=True"):
+        dataset(UniformSampler(num_frames=30, max_objects=1, stride=2))[0]
+    rng = np.random.default_rng(0)
+    sampler = UniformSampler(num_frames=5, max_objects=1, stride=4, repeat_short=True)
+    assert sampler.frames(17, rng) == [0, 4, 8, 12, 16]
+    assert sampler.frames(9, rng) == [0, 2, 4, 6, 8]  # closer together first
+    assert sampler.frames(3, rng) == [0, 1, 2, 2, 2]  # then held
+    assert sampler.frames(1, rng) == [0] * 5
+    clip = dataset(UniformSampler(num_frames=14, max_objects=1, repeat_short=True))[0]
+    assert clip.frames[:, 0, 0, 0].tolist() == [*range(12), 11, 11]
+
+
+class SomeBroken:
+    """Eight videos, the even ones broken."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        if index % 2 == 0:
+            raise ValueError(f"video{index}.json: broken RLE")
+        video = CountingVideo()
+        video.name = f"video{index}"
+        return video
+
+
+def test_bad_samples_are_replaced_alike_and_counted(caplog):
+    sampler = UniformSampler(num_frames=2, max_objects=1)
+    with pytest.raises(ValueError, match="video4.json: broken RLE"):
+        ClipDataset(source=SomeBroken(), sampler=sampler)[PlainDraw(4, 9)]
+    data = ClipDataset(source=SomeBroken(), sampler=sampler, on_bad_sample="replace")
+    assert data[PlainDraw(3, 9)].events == [] and data[PlainDraw(3, 9)].name == "video3"
+    clips = [data[PlainDraw(4, seed)] for seed in range(30)]
+    again = [data[PlainDraw(4, seed)] for seed in range(30)]
+    assert [clip.name for clip in clips] == [clip.name for clip in again]
+    assert {clip.name for clip in clips} == {f"video{i}" for i in (1, 3, 5, 7)}
+    for seed, clip in enumerate(clips):
+        assert clip.seed == seed and clip.events[0] == ("bad_sample", "video4.json: broken RLE")
+        assert all(event.kind == "bad_sample" for event in clip.events)
+    batch = collate_clips(clips[:4])
+    assert batch.events == [event for clip in clips[:4] for event in clip.events]
+    assert batch.to("meta").events == batch.events
+    warned = [record.message for record in caplog.records]
+    assert len(warned) == 1 and "video4.json: broken RLE" in warned[0]
+
+
+def test_data_that_is_all_broken_is_an_error():
+    class Broken(SomeBroken):
+        def __getitem__(self, index):
+            raise FileNotFoundError(f"video{index}: no such video")
+
+    sampler = UniformSampler(num_frames=2, max_objects=1)
+    data = ClipDataset(source=Broken(), sampler=sampler, on_bad_sample="replace")
+    with pytest.raises(ValueError, match="20 samples in a row are bad, at last: video"):
+        data[0]
+    with pytest.raises(ValueError, match="on_bad_sample must be"):
+        ClipDataset(source=Broken(), sampler=sampler, on_bad_sample="skip")
+
+
+def test_an_error_of_ours_is_not_swallowed():
+    class Bug(SomeBroken):
+        def __getitem__(self, index):
+            raise KeyError("name")
+
+    sampler = UniformSampler(num_frames=2, max_objects=1)
+    with pytest.raises(KeyError):
+        ClipDataset(source=Bug(), sampler=sampler, on_bad_sample="replace")[0]
 
 
 def test_a_clip_holds_the_frames_and_masks_of_its_video():
@@ -218,14 +333,74 @@ def test_shear_is_along_x():
     assert len(shapes) > 3
 
 
-def test_affine_that_loses_every_object_is_drawn_again():
+def cornered_clip():
+    """Object 9 in a corner, which most rotations lose; object 4 in the middle."""
     clip = marked_clip()
     clip.masks[:] = False
-    clip.masks[:, 0, :2, :2] = True  # in the corner: most rotations lose it
-    kept = [
-        RandomAffine(degrees=90)(clip, np.random.default_rng(s)).masks[0].any() for s in range(40)
-    ]
-    assert all(kept)
+    clip.masks[:, 0, 16:24, 26:34] = True
+    clip.masks[:, 1, :2, :2] = True
+    return clip
+
+
+def test_affine_that_loses_an_object_is_drawn_again_then_skipped_and_counted():
+    clip = cornered_clip()
+    moved = skipped = 0
+    for seed in range(60):
+        changed = RandomAffine(degrees=60, attempts=3)(clip, np.random.default_rng(seed))
+        assert changed.masks[0].flatten(1).any(1).all()  # not only one of the two
+        if changed.events:
+            skipped += 1
+            assert torch.equal(changed.masks, clip.masks)
+            ((kind, message),) = changed.events
+            assert kind == "affine_skipped" and "marked: 3 affines" in message
+        else:
+            moved += 1
+            assert not torch.equal(changed.frames, clip.frames)
+    assert moved > 5 and skipped > 5
+    assert clip.events == []
+
+
+def test_affine_judges_a_late_object_by_the_clip():
+    clip = cornered_clip()
+    clip.masks[:2, 1] = False  # it appears on the third frame
+    for seed in range(30):
+        changed = RandomAffine(degrees=60)(clip, np.random.default_rng(seed))
+        assert changed.masks[:, 1].any() and not changed.masks[:2, 1].any()
+    clip.masks[:, 1] = False  # never there: nothing to lose
+    assert not RandomAffine(degrees=60)(clip, np.random.default_rng(0)).events
+
+
+def test_affine_per_frame_moves_each_frame_by_itself():
+    clip = marked_clip()
+    moved = RandomAffine(per_frame=True)(clip, np.random.default_rng(1))
+    assert not torch.equal(moved.masks[0, 1], moved.masks[2, 1])
+    for frame in range(3):
+        shown, truth = moved.frames[frame, 0] > 150, moved.masks[frame].any(0)
+        assert (shown & truth).sum() / (shown | truth).sum() > 0.85
+
+
+def test_flip_and_grayscale_per_frame():
+    clip = marked_clip()
+    clip.frames[:, 1] = 90
+    seen = set()
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        flipped = HorizontalFlip(probability=0.5, per_frame=True)(clip, rng)
+        pattern = []
+        for frame in range(3):
+            turned = torch.equal(flipped.frames[frame], clip.frames[frame].flip(-1))
+            assert torch.equal(
+                flipped.masks[frame], clip.masks[frame].flip(-1) if turned else clip.masks[frame]
+            )
+            pattern.append(turned)
+        seen.add(tuple(pattern))
+    assert len(seen) == 8
+    some = RandomGrayscale(probability=0.5, per_frame=True)
+    patterns = set()
+    for seed in range(30):
+        grey = some(clip, np.random.default_rng(seed)).frames
+        patterns.add(tuple(torch.equal(frame[0], frame[1]) for frame in grey))
+    assert len(patterns) == 8
 
 
 def test_resize_takes_the_nearest_mask_and_keeps_sizes_that_fit():
@@ -245,6 +420,29 @@ def test_colour_jitter_is_consistent_or_per_frame():
     assert torch.equal(
         ColorJitter(hue=0.2, contrast=0.3)(clip, np.random.default_rng(0)).masks, clip.masks
     )
+
+
+def test_colour_steps_are_torchvisions_but_for_rounding():
+    generator = torch.Generator().manual_seed(0)
+    frame = torch.randint(0, 256, (3, 24, 32), generator=generator, dtype=torch.uint8)
+    pairs = [
+        (adjust_brightness, F.adjust_brightness, (0.6, 1.0, 1.4)),
+        (adjust_contrast, F.adjust_contrast, (0.6, 1.0, 1.4)),
+        (adjust_saturation, F.adjust_saturation, (0.0, 0.6, 1.4)),
+        (adjust_hue, F.adjust_hue, (-0.3, 0.0, 0.1)),
+    ]
+    for ours, theirs, amounts in pairs:
+        for amount in amounts:
+            mine = ours(frame.float(), amount)
+            # theirs cuts fractions off, and rounds the mean grey of uint8 frames down
+            assert (mine - theirs(frame, amount)).abs().max() <= 2.01
+
+
+def test_the_order_of_colour_steps_is_drawn():
+    jitter = ColorJitter(brightness=0.1, contrast=0.1, saturation=0.1, hue=0.1)
+    rng = np.random.default_rng(0)
+    orders = {tuple(step.__name__ for step, _ in jitter._draw(rng)) for _ in range(300)}
+    assert len(orders) == 24
 
 
 def test_grayscale_by_its_probability():

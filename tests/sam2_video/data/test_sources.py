@@ -14,27 +14,10 @@ from pycocotools import mask as coco
 from projects.common.video import write_mp4
 from projects.sam2_video.data.coco import CocoImageSource
 from projects.sam2_video.data.png import PaletteSource, PerObjectSource
-from projects.sam2_video.data.sav import SavSource, read_masklets
+from projects.sam2_video.data.sav import SavSource, read_masklets, read_video_objects
+from tests.sam2_video.data.files import rle, square, write_frames
 
 REAL_EXTRACT = Path(__file__).parents[2] / "assets" / "sav_extract_manual.json"
-
-
-def write_frames(folder, names, size=(8, 10)):
-    folder.mkdir(parents=True)
-    for number, name in enumerate(names):
-        pixels = np.full((*size, 3), number * 10, np.uint8)
-        Image.fromarray(pixels).save(folder / name, quality=95)
-
-
-def rle(mask):
-    encoded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": list(mask.shape), "counts": encoded["counts"].decode()}
-
-
-def square(top, left, size=(8, 10)):
-    mask = np.zeros(size, bool)
-    mask[top : top + 3, left : left + 3] = True
-    return mask
 
 
 # ---- palette PNG -------------------------------------------------------------------------------
@@ -88,6 +71,42 @@ def test_file_lists_choose_videos(davis):
         palette_source(davis, list_file=davis / "twice.txt")
     with pytest.raises(FileNotFoundError, match="nothere.txt"):
         palette_source(davis, list_file=davis / "nothere.txt")
+
+
+def test_exclusion_lists_leave_videos_out(davis):
+    (davis / "first.txt").write_text("dog.mp4\nnot here\n")
+    (davis / "second.txt").write_text("cat\n")
+    assert palette_source(davis, exclude_file=davis / "first.txt").names == ["cat"]
+    lists = [davis / "first.txt", davis / "second.txt"]
+    with pytest.raises(ValueError, match="leave none of 2 videos"):
+        palette_source(davis, exclude_file=lists)
+    with pytest.raises(FileNotFoundError, match="nothere.txt"):
+        palette_source(davis, exclude_file=davis / "nothere.txt")
+
+
+def test_a_dot_in_a_video_name_is_no_suffix(davis):
+    for root in ("JPEGImages", "Annotations"):
+        (davis / root / "dog").rename(davis / root / "dog.v2")
+    (davis / "val.txt").write_text("dog.v2\n")
+    assert palette_source(davis, list_file=davis / "val.txt")[0].num_frames == 2
+
+
+def test_palette_frames_may_be_png_and_ids_of_any_object(davis):
+    for path in (davis / "JPEGImages" / "cat").iterdir():
+        Image.open(path).save(path.with_suffix(".PNG"))
+        path.unlink()
+    video = palette_source(davis)[0]
+    assert video.read_frames([1]).shape == (1, 8, 10, 3)
+    assert video.visible_objects(0) == [1] and video.visible_objects(1) == [1, 2]
+    assert not video.read_masks(0, [2])[2].any()  # asked for, absent
+
+
+def test_void_pixels_are_no_object(davis):
+    path = davis / "Annotations" / "dog" / "00001.png"
+    ids = np.array(Image.open(path))
+    ids[0] = 255
+    Image.fromarray(ids).save(path)
+    assert palette_source(davis)[1].visible_objects(0) == [1]
 
 
 def test_a_mask_without_its_frame_is_named(davis):
@@ -184,6 +203,54 @@ def test_sav_reads_mp4_where_no_frames_are_extracted(tmp_path):
     assert sorted(video.read_masks(0)) == [0] and sorted(video.read_masks(1)) == [1]
 
 
+def test_frames_that_are_not_annotated_for_all_objects(sav):
+    """null is not annotated, an empty mask is absent."""
+    empty = rle(np.zeros((8, 10), bool))
+    masklets = [[rle(square(0, 0)), empty], [rle(square(1, 0)), None], [None, rle(square(2, 0))]]
+    write_sav(sav, masklets)
+    strict = SavSource(annotation_root=sav, frame_root=sav)[0]
+    assert strict.num_frames == 1 and strict.visible_objects(0) == [0]
+    assert sorted(strict.read_masks(0)) == [0, 1]
+    lenient = SavSource(annotation_root=sav, frame_root=sav, rm_unannotated=False)[0]
+    assert lenient.num_frames == 3
+    assert [lenient.visible_objects(i) for i in range(3)] == [[0], [0], [1]]
+    write_sav(sav, [None, [rle(square(1, 0)), rle(square(0, 0))], None])
+    assert SavSource(annotation_root=sav, frame_root=sav)[0].frame_indices == [4]
+    write_sav(sav, [[None, empty]])
+    with pytest.raises(ValueError, match="none of the 11 frames .* rm_unannotated=False"):
+        SavSource(annotation_root=sav, frame_root=sav)[0]
+
+
+def test_object_lists_choose_videos_and_objects(sav):
+    path = sav / "objects.txt"
+    path.write_text("sav_000001 1\nsav_000002 0\n")
+    source = SavSource(annotation_root=sav, frame_root=sav, objects_file=path)
+    assert source.names == ["sav_000001"]
+    assert source[0].visible_objects(0) == [1] and sorted(source[0].read_masks(0)) == [1]
+    assert source[0].read_masks(0, [0]) == {}
+    path.write_text("sav_000001 2\n")
+    with pytest.raises(ValueError, match=r"no objects \[2\], it has 2"):
+        SavSource(annotation_root=sav, frame_root=sav, objects_file=path)[0]
+    path.write_text("sav_000009 2\n")
+    with pytest.raises(ValueError, match="names none of the videos"):
+        SavSource(annotation_root=sav, frame_root=sav, objects_file=path)
+    path.write_text("sav_000001\n")
+    with pytest.raises(ValueError, match="objects.txt, line 1: 'sav_000001' is not"):
+        read_video_objects(path)
+
+
+def test_the_folders_of_the_archives_are_found(sav):
+    (sav / "sav_000").mkdir()
+    (sav / "sav_000001_manual.json").rename(sav / "sav_000" / "sav_000001_manual.json")
+    (sav / "frames" / "sav_000").mkdir(parents=True)
+    (sav / "sav_000001").rename(sav / "frames" / "sav_000" / "sav_000001")
+    source = SavSource(annotation_root=sav, frame_root=sav / "frames")
+    assert source.names == ["sav_000001"] and source[0].num_frames == 3
+    (sav / "out.txt").write_text("sav_000001\n")
+    with pytest.raises(ValueError, match="leave none of 1 videos"):
+        SavSource(annotation_root=sav, frame_root=sav, exclude_file=sav / "out.txt")
+
+
 def test_broken_sav_files_name_file_and_record(sav):
     path = sav / "sav_000001_manual.json"
     record = json.loads(path.read_text())
@@ -214,6 +281,7 @@ def test_the_real_annotation_reads(tmp_path):
     for step in range(3):
         masks = video.read_masks(step)
         assert sorted(masks) == [0, 1, 2, 3, 4]
+        assert video.visible_objects(step) == [key for key in masks if masks[key].any()]
         for key, mask in masks.items():
             assert np.array_equal(mask, coco.decode(record["masklet"][step][key]).astype(bool))
     areas = {key: int(mask.sum()) for key, mask in video.read_masks(0).items()}
@@ -264,6 +332,28 @@ def test_images_of_other_splits_are_not_trained_on(refcoco):
     assert coco_source(refcoco, refs_file=refcoco / "refs.p", splits=["val"]).image_ids == [2]
     with pytest.raises(ValueError, match=r"no split \['test'\].*\['train', 'val'\]"):
         coco_source(refcoco, refs_file=refcoco / "refs.p", splits=["test"])
+
+
+def test_lists_choose_images(refcoco):
+    (refcoco / "list.txt").write_text("2.jpg\n")
+    assert coco_source(refcoco, list_file=refcoco / "list.txt").image_ids == [2]
+    assert coco_source(refcoco, exclude_file=refcoco / "list.txt").names == ["1"]
+    (refcoco / "list.txt").write_text("3\n")
+    with pytest.raises(FileNotFoundError, match="they have no annotation"):
+        coco_source(refcoco, list_file=refcoco / "list.txt")
+
+
+def test_a_missing_key_is_named_with_its_record(refcoco):
+    path = refcoco / "instances.json"
+    record = json.loads(path.read_text())
+    del record["images"][0]["width"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"instances.json, image 1: no 'width'; polygons"):
+        coco_source(refcoco)[0]
+    refs = [{"image_id": 1, "split": "train"}, {"image_id": 2}]
+    (refcoco / "refs.p").write_bytes(pickle.dumps(refs))
+    with pytest.raises(ValueError, match=r"refs.p, ref 1: no 'split'"):
+        coco_source(refcoco, refs_file=refcoco / "refs.p")
 
 
 def test_broken_coco_files_name_file_and_record(refcoco):
