@@ -3,11 +3,16 @@
 Leaves set ``size`` and ``checkpoint`` together: ``model["sam2"].update(size=..., checkpoint=...)``.
 """
 
+from mmengine.config import read_base
+
 from projects.sam2_video.losses import MultiStepMaskLoss
 from projects.sam2_video.modeling.tracker import TrackingPolicy
 from projects.sam2_video.pretrained import pretrained_sam2
 from projects.sam2_video.prompting import PromptSimulator
 from projects.sam2_video.train_model import Sam2VideoTraining, TrainingUnroll
+
+with read_base():
+    from .memory import _recompute, _unroll
 
 model = dict(
     type=Sam2VideoTraining,
@@ -18,6 +23,7 @@ model = dict(
         image_size=1024,
         num_maskmem=7,
         drop_path=0.1,
+        **_recompute,
     ),
     unroll=dict(
         type=TrainingUnroll,
@@ -42,5 +48,6 @@ model = dict(
             class_gamma=0.0,
         ),
         policy=dict(type=TrackingPolicy),
+        **_unroll,
     ),
 )
