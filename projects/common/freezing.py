@@ -112,6 +112,11 @@ def add_lora(
     return [name for name in linears if name in adapted]
 
 
+def has_lora(module: nn.Module) -> bool:
+    """Whether LoRA matrices stand beside any layer."""
+    return any(_is_lora(child) for child in module.modules())
+
+
 def merge_lora(module: nn.Module) -> int:
     """Fold all LoRA matrices into their layers and put the plain layers back, in place.
 

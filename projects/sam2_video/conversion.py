@@ -35,6 +35,7 @@ from projects.common.engine.checkpoints import (
     read_fingerprints,
     weights_file,
 )
+from projects.common.freezing import has_lora, merge_lora
 from projects.sam2_video.modeling.blocks import Sam2, build_sam2
 from projects.sam2_video.modeling.config import sam2_config
 from projects.sam2_video.modeling.meta_weights import to_meta_names
@@ -182,6 +183,8 @@ def _read_trained(path: Path, model: nn.Module) -> _Source:
         raise ValueError(f"the config's model holds {len(parts)} SAM 2s, wanted is one")
     load_model(model, path)
     sam2 = parts[0]
+    if has_lora(sam2):
+        merge_lora(sam2)
     inside = {id(value) for value in sam2.blocks.state_dict(keep_vars=True).values()}
     others = [
         name for name, value in model.state_dict(keep_vars=True).items() if id(value) not in inside

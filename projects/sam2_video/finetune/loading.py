@@ -8,7 +8,7 @@ from typing import Literal
 from projects.common.engine import checkpoints
 from projects.common.engine.config import check_config, load_config, plain
 from projects.common.engine.model import build_model
-from projects.sam2_video.finetune.parts import merge_adapters
+from projects.common.freezing import has_lora, merge_lora
 from projects.sam2_video.finetune.prepare import CONFIG
 from projects.sam2_video.modeling.blocks import Sam2
 
@@ -34,5 +34,6 @@ def finetuned_sam2(
     checkpoints.weights_file(folder, ema=ema)  # before the model is built
     model = build_model(tree, int(tree["seed"]))
     checkpoints.load_model(model, folder, ema=ema)
-    merge_adapters(model.sam2)
+    if has_lora(model.sam2):
+        merge_lora(model.sam2)
     return model.sam2.eval()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from projects.common.freezing import LORA_PATTERNS, add_lora, merge_lora, set_trainable
+from projects.common.freezing import LORA_PATTERNS, add_lora, set_trainable
 from projects.sam2_video.modeling.blocks import Sam2
 
 # part of the model: patterns of its parameters (projects.common.freezing)
@@ -81,13 +81,6 @@ def adapted_sam2(
     if compile_parts:
         sam2.compile_parts()
     return sam2
-
-
-def merge_adapters(sam2: Sam2) -> int:
-    """Fold LoRA matrices into their layers; returns how many layers had some."""
-    if not any(".lora_A." in name for name, _ in sam2.named_parameters()):
-        return 0
-    return merge_lora(sam2)
 
 
 def _patterns(sam2: Sam2, name: str) -> list[str]:
