@@ -30,6 +30,7 @@ from projects.common.freezing import grad_if_trainable
 
 from .decoding import FIRST_MASK, decode_masks, decode_tokens, object_score
 from .droppath import add_drop_path
+from .hiera import run_hiera
 from .memory_attention import attend, rope_table
 from .positions import NoPosition, sine_grid, sine_offsets
 from .pyramid import feature_pyramid, project_level
@@ -112,9 +113,6 @@ class Sam2(nn.Module):
                 f"{', '.join(CHECKPOINTED)}"
             )
         self.checkpointing = chosen
-        for block in self.blocks.vision_encoder.backbone.blocks:
-            block.gradient_checkpointing = "encoder" in chosen
-            block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
 
     def _run(self, part: str, function: Callable, *tensors: Tensor | None, always: bool = False):
         """``function(*tensors)``, recomputed in backward where the part is to be."""
@@ -178,7 +176,8 @@ class Sam2(nn.Module):
         """The top level, and what the decoder's projections of the other two start from."""
         pixels = (frames.to(self.device).float() / 255 - self.mean) / self.std
         encoder = self.blocks.vision_encoder
-        stages = encoder.backbone(pixels.to(self.dtype)).intermediate_hidden_states
+        recompute = "encoder" in self.checkpointing
+        stages = run_hiera(encoder.backbone, pixels.to(self.dtype), recompute=recompute)
         return feature_pyramid(encoder.neck, stages)
 
     def _project(self, decoder: nn.Module, stride4: Tensor, stride8: Tensor):
