@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
 from projects.common.warp import affine_matrix, warp_frames, warp_masks
-from projects.sam2_video.data.clip import Clip, SampleEvent
+from projects.sam2_video.data.clip import Clip, SampleEvent, visible
 
 FILL = [124.0, 116.0, 104.0]  # the mean colour: what lies outside says nothing
 _GREY = (0.2989, 0.587, 0.114)  # ITU-R 601, as torchvision
@@ -78,14 +78,10 @@ class RandomAffine:
         for _ in range(self.attempts):
             matrices = [self._draw(clip, rng) for _ in pieces]
             parts = list(zip(pieces, matrices, strict=True))
-            masks = np.concatenate([warp_masks(clip.masks[p].numpy(), m) for p, m in parts])
-            if _none_lost(clip.masks, torch.from_numpy(masks)):
+            masks = _join([warp_masks(clip.masks[p].numpy(), m) for p, m in parts])
+            if _none_lost(clip.masks, masks):
                 frames = [warp_frames(clip.frames[p].numpy(), m, FILL) for p, m in parts]
-                return replace(
-                    clip,
-                    frames=torch.from_numpy(np.concatenate(frames)),
-                    masks=torch.from_numpy(masks),
-                )
+                return replace(clip, frames=_join(frames), masks=masks)
         reason = f"{clip.name}: {self.attempts} affines in a row lose an object"
         return replace(clip, events=[*clip.events, SampleEvent("affine_skipped", reason)])
 
@@ -231,9 +227,13 @@ def _change(values: Tensor, chosen: Tensor, change: Callable[[Tensor], Tensor]) 
     return values
 
 
+def _join(parts: list[np.ndarray]) -> Tensor:
+    return torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts))
+
+
 def _none_lost(before: Tensor, after: Tensor) -> bool:
     """Whether masks ``[T, O, H, W]`` keep the objects of the first frame there, others anywhere."""
-    had, has = before.flatten(2).any(2), after.flatten(2).any(2)  # [T, O]
+    had, has = visible(before), visible(after)  # [T, O]
     kept = torch.where(had[0], has[0], has.any(0) | ~had.any(0))
     return bool(kept.all())
 
