@@ -4,7 +4,8 @@
 #
 # Starts one process per GPU (without a GPU: GPUS processes on the CPU). Environment:
 #   DEEPSPEED    config of a training, default deepspeed_zero2; empty for plain data parallelism
-#   NNODES NODE_RANK MASTER_ADDR PORT    several nodes; the port is a free one where PORT is unset
+#   NNODES NODE_RANK MASTER_ADDR PORT    several nodes: start it on each of them, with GPUS of one
+#                node; PORT is 29500 where it is unset, and on one node a free one
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/python.sh"
 
@@ -13,6 +14,10 @@ verb="$1" config="$2" gpus="$3"
 shift 3
 
 NNODES="${NNODES:-1}"
+if [[ "$NNODES" != 1 && (-z "${NODE_RANK:-}" || -z "${MASTER_ADDR:-}") ]]; then
+    echo "NNODES=$NNODES: give NODE_RANK (0 to $((NNODES - 1))) and MASTER_ADDR (node 0) too" >&2
+    exit 2
+fi
 if [[ -z "${PORT:-}" ]]; then
     PORT=29500
     if [[ "$NNODES" == 1 ]]; then

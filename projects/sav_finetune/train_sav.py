@@ -88,7 +88,8 @@ def main(arguments: list[str] | None = None) -> None:
     cfg, mistakes = prepare(options)
     if cfg is None or mistakes:
         count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-        sys.exit("\n  ".join([f"nothing was started, there are {count}:", *mistakes]))
+        lines = [mistake.replace("\n", "\n  ") for mistake in mistakes]
+        sys.exit("\n  ".join([f"nothing was started, there are {count}:", *lines]))
     config = options.experiment_dir.absolute() / NAME
     start = start_command(options, config=config)
     sys.stdout.write(f"{shown(start)}\n")

@@ -230,7 +230,8 @@ def test_the_losses_weights_reach_the_loss():
 
 def test_a_shrunken_recipe_trains(tmp_path, monkeypatch):
     """tools/train.py on the MOSE config: tiny, 128 pixels, random weights, toy videos."""
-    generate(World(seed=0, sizes={"davis_train": 1, "davis_val": 1}), tmp_path / "toy")
+    sizes = {"davis_train": 1, "davis_val": 1}
+    generate(World(seed=0, sizes=sizes, davis_frames=3), tmp_path / "toy")
     mose = tmp_path / "MOSE" / "train"
     mose.parent.mkdir()
     os.symlink(tmp_path / "toy" / "DAVIS", mose)
