@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from mmengine.runner import BaseLoop
 from torch.utils.data import DataLoader
 
 from projects.common.engine.watchdog import Watchdog
+from projects.common.samplers import StepBatchSampler
 
 
 class StepLoop(BaseLoop):
@@ -69,10 +71,9 @@ class StepLoop(BaseLoop):
         sampler.start_step = self._iter
         loaded = iter(self.dataloader)
         while self._iter < self.max_iters and not self.stop_training:
-            start, step = time.monotonic(), self._iter
-            with self.watchdog.watching(
-                f"waiting for the data of step {step + 1}", lambda s=step: str(sampler.batch(s))
-            ):
+            start = time.monotonic()
+            draws = partial(_name_draws, sampler, self._iter)
+            with self.watchdog.watching(f"waiting for the data of step {self._iter + 1}", draws):
                 data_batch = next(loaded)
             self.waited = time.monotonic() - start
             yield data_batch
@@ -88,3 +89,7 @@ class StepLoop(BaseLoop):
             outputs = runner.model.train_step(data_batch, optim_wrapper=runner.optim_wrapper)
         runner.call_hook("after_train_iter", batch_idx=step, data_batch=data_batch, outputs=outputs)
         self._iter = step + 1
+
+
+def _name_draws(sampler: StepBatchSampler, step: int) -> str:
+    return ", ".join(f"dataset {d.dataset} index {d.index}" for d in sampler.batch(step))

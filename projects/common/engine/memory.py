@@ -17,7 +17,7 @@ from projects.common import registry
 from projects.common.engine.checkpoints import names_to_save
 from projects.common.engine.config import check_config, plain
 from projects.common.engine.loader import build_train_loader
-from projects.common.engine.model import build_model
+from projects.common.engine.model import TrainableModel, build_model
 from projects.common.freezing import trainable_table
 
 _FLOAT = 4  # bytes: weights, gradients and averages are float32 with every precision
@@ -119,7 +119,7 @@ def _beside_step(sizes: dict[str, int]) -> int:
     return sum(size for name, size in sizes.items() if name not in in_step)
 
 
-def _measure_step(tree: dict[str, Any], model: nn.Module) -> int:
+def _measure_step(tree: dict[str, Any], model: TrainableModel) -> int:
     """Peak bytes of a forward and backward pass of the run's first batch."""
     loader = build_train_loader(
         **{**tree["train_dataloader"], "num_workers": 0},

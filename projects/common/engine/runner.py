@@ -13,17 +13,8 @@ from torch import nn
 
 from projects.common import registry
 from projects.common.engine import checkpoints
-from projects.common.engine.benchmarks import build_benchmarks, choose
 from projects.common.engine.best import Best
-from projects.common.engine.config import (
-    CHECKPOINT,
-    EMA,
-    VALIDATION,
-    WATCHDOG,
-    check_config,
-    plain,
-    scale_schedulers,
-)
+from projects.common.engine.config import EMA, WATCHDOG, check_config, plain, scale_schedulers
 from projects.common.engine.distributed import (
     barrier,
     get_rank,
@@ -31,21 +22,15 @@ from projects.common.engine.distributed import (
     infer_launcher,
     init_distributed,
 )
-from projects.common.engine.ema import Ema, EmaHook
-from projects.common.engine.hooks.checkpoint import CheckpointHook
-from projects.common.engine.hooks.finite import FiniteLossHook
-from projects.common.engine.hooks.history import HistoryHook
-from projects.common.engine.hooks.metrics import FILE, MetricsHook, append_line
-from projects.common.engine.hooks.samples import SampleEventsHook
-from projects.common.engine.hooks.validation import ValidationHook
-from projects.common.engine.interval import Every
+from projects.common.engine.ema import Ema
+from projects.common.engine.hooks.metrics import FILE, append_line
+from projects.common.engine.hooks.standard import standard_hooks
 from projects.common.engine.loader import build_train_loader
 from projects.common.engine.loop import StepLoop
 from projects.common.engine.model import build_model
 from projects.common.engine.optim import TrainableGroups
 from projects.common.engine.quiet import file_only
 from projects.common.engine.resume import restore_training
-from projects.common.engine.seeding import StepSeedHook
 from projects.common.engine.strategy import DistributedStrategy, SingleStrategy
 
 
@@ -128,6 +113,8 @@ def build_runner(
     if news:
         strategy.logger.warning(news)
     loader = _build_loader(tree, seed)
+    # benchmarks read their annotations here: what is missing is told before weights are loaded
+    best, hooks = standard_hooks(tree, loader.batch_sampler, seed)
     model = build_model(tree, seed)
     if folder is None and (load_from or tree.get("load_from")):
         report = checkpoints.load_model(model, load_from or tree["load_from"], partial=True)
@@ -135,7 +122,9 @@ def build_runner(
     _log_parameters(strategy.logger, model)
     frozen = checkpoints.frozen_fingerprints(model)  # before ZeRO-3 cuts it into pieces
     with file_only(strategy.logger):
-        runner = _assemble(cfg, tree, strategy, model, loader, work_dir, seed)
+        runner = _assemble(cfg, tree, strategy, model, loader, hooks, work_dir, seed)
+    runner.best = best
+    runner.ema_settings = {**EMA, **tree["ema"]} if tree.get("ema") is not None else None
     runner.resume_folder = folder
     runner.frozen = frozen
     return runner
@@ -228,11 +217,12 @@ def _log_parameters(logger, model: nn.Module) -> None:
     logger.info("parameters\n" + trainable_table(model))
 
 
-def _assemble(cfg: Config, tree, strategy, model, loader, work_dir: Path, seed: int) -> Runner:
+def _assemble(
+    cfg: Config, tree, strategy, model, loader, hooks: list[Hook], work_dir: Path, seed: int
+) -> Runner:
     schedulers = scale_schedulers(tree.get("param_scheduler", []), loader.batch_sampler.max_steps)
-    best, hooks = _own_hooks(tree, loader, seed)
     watchdog = {**WATCHDOG, **(tree.get("watchdog") or {})}
-    runner = Runner(
+    return Runner(
         model,
         work_dir=str(work_dir),
         train_dataloader=loader,
@@ -249,45 +239,6 @@ def _assemble(cfg: Config, tree, strategy, model, loader, work_dir: Path, seed: 
         randomness={"seed": seed},
         cfg=cfg,
     )
-    runner.best = best
-    runner.ema_settings = {**EMA, **tree["ema"]} if tree.get("ema") is not None else None
-    return runner
-
-
-def _own_hooks(tree: dict[str, Any], loader, seed: int) -> tuple[Best, list[Hook]]:
-    """What every run has, and validation and averages where the config asks for them."""
-    accumulate = tree["optim_wrapper"].get("accumulative_counts", 1)
-
-    def rhythm(interval: int | str) -> Every:
-        return Every(
-            interval,
-            epoch_steps=loader.batch_sampler.epoch_steps,
-            phases_per_epoch=tree["train_cfg"].get("phases_per_epoch", 1),
-            multiple_of=accumulate,
-        )
-
-    checkpoint = {**CHECKPOINT, **tree.get("checkpoint", {})}
-    saves = rhythm(checkpoint["interval"])
-    rhythms, best = [], Best()
-    hooks: list[Hook] = [StepSeedHook(seed=seed), FiniteLossHook(), SampleEventsHook()]
-    if tree.get("ema") is not None:
-        hooks.append(EmaHook(accumulate=accumulate))
-    if tree.get("validation") is not None:
-        validation = {**VALIDATION, **tree["validation"]}
-        rhythms = [rhythm(validation["interval"])]
-        names = choose(list(tree["benchmarks"]), validation["benchmarks"])
-        built = build_benchmarks(tree, names, validation["max_items"])
-        hooks.append(ValidationHook(benchmarks=built, every=rhythms[0], seed=seed))
-        best = Best(
-            metric=validation["best"],
-            higher_is_better=validation["higher_is_better"],
-            patience=validation["patience"],
-            min_delta=validation["min_delta"],
-        )
-    hooks.append(MetricsHook(**tree.get("log", {}), also=tuple(rhythms)))
-    hooks.append(CheckpointHook(every=saves, keep=checkpoint["keep"]))
-    hooks.append(HistoryHook(rhythms=[saves, *rhythms]))
-    return best, hooks
 
 
 def _optim_config(optim: dict[str, Any], strategy) -> dict[str, Any]:
