@@ -117,13 +117,18 @@ def load_tokenizer(
     this with the same arguments agree on every id. Tokens that are there keep their ids.
     """
     tokenizer = read_tokenizer(path)
+    add_tokens(tokenizer, special_tokens)
+    return tokenizer
+
+
+def add_tokens(tokenizer: PreTrainedTokenizerBase, special_tokens: Sequence[str]) -> None:
+    """Add the image tokens, then ``special_tokens``, where they are not there."""
     tokens = [IMAGE_START, IMAGE_CONTEXT, IMAGE_END, *special_tokens]
     known = tokenizer.get_vocab()
     missing = [token for token in tokens if token not in known]
     tokenizer.add_special_tokens(
         {"extra_special_tokens": missing}, replace_extra_special_tokens=False
     )
-    return tokenizer
 
 
 def load_shared_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:

@@ -1,0 +1,279 @@
+"""InternVL from a folder of weights: the original layout or that of transformers, no remote code.
+
+    config.json ─► transformers' configuration ─► model on the meta device ─┐ every tensor explained
+    headers of the shards ─► table of names ────────────────────────────────┤ before any is read
+    tokenizer files ─► tokenizer, ids checked                               ▼
+    shards ─► one tensor at a time, split and cast ─────────────► InternVL, ready
+
+Nothing is held twice but the tensor that is being cast.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import InternVLConfig, InternVLForConditionalGeneration, PreTrainedTokenizerBase
+
+from projects.common.checkpoint import LoadReport
+from projects.common.conversation import (
+    GROUNDING_TOKENS,
+    IMAGE_CONTEXT,
+    IMAGE_END,
+    IMAGE_START,
+    TEMPLATES,
+    chat_template,
+    check_template,
+    load_tokenizer,
+    token_id,
+)
+from projects.llava_sam2.hf.architectures import RELEASED, from_original, is_original
+from projects.llava_sam2.hf.grounding import GROUNDING_PREFIXES
+from projects.llava_sam2.hf.names import OriginalNames
+from projects.llava_sam2.hf.placeholder import byte_tokenizer
+from projects.llava_sam2.hf.shards import TensorFolder, fill, plan
+from projects.llava_sam2.models.mllm import InternVL
+
+logger = logging.getLogger(__name__)
+
+ATTENTION = ("sdpa", "eager", "flash_attention_2")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+HEADS = ("language_model.lm_head.weight", "language_model.output.weight")
+EMBEDDINGS = (
+    "language_model.model.embed_tokens.weight",
+    "language_model.model.tok_embeddings.weight",
+)
+_CHATML = {"llama": "internlm2_chat"}  # all others among InternVL's language models are Qwen's
+
+
+def internvl_from_folder(
+    *,
+    path: str | Path | None,
+    size: str | None = None,
+    template: str | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    attn: str = "sdpa",
+    dtype: str = "bfloat16",
+    gradient_checkpointing: bool = False,
+) -> InternVL:
+    """InternVL with the weights of a folder, or of a released size without weights.
+
+    Under ``torch.device("meta")`` weights are checked but not read: for counting parameters.
+
+    Args:
+        path: folder of InternVL2.5 in its original layout, of transformers' (``*-hf``), of
+            Sa2VA or SeC (their language model), or an export of ours; None for random weights.
+        size: without a path: ``1B``, ``2B``, ``4B``, ``8B`` or ``26B``.
+        template: chat template; None: as ``config.json`` says.
+        tokenizer: from ``load_tokenizer`` or ``load_shared_tokenizer`` on the same folder; None
+            loads it with the grounding tokens. Without a path: one of single bytes.
+        attn: attention of transformers.
+        dtype: of the weights.
+        gradient_checkpointing: recompute activations in backward.
+
+    Raises:
+        FileNotFoundError: no folder, no weights, a shard or the tokenizer is missing.
+        ValueError: a folder of another model, tensors that do not line up, a template that does
+            not exist or cannot be found out, a tokenizer of another model.
+    """
+    _check_options(path, size, attn, dtype)
+    if path is None:
+        config = from_original(RELEASED[size], where=size)
+        tokenizer = tokenizer or byte_tokenizer()
+        template = template or default_template(RELEASED[size], config, where=size)
+        check_template(tokenizer, template)
+        model = InternVLForConditionalGeneration(config).to(DTYPES[dtype])
+    else:
+        folder = Path(path)
+        said = read_config(folder)
+        config = model_config(said, where=str(folder))
+        template = template or default_template(said, config, where=str(folder))
+        chat_template(template)
+        tokenizer = tokenizer or load_tokenizer(folder)
+        check_tokenizer(tokenizer, config, where=str(folder), grounded=_is_grounded(said))
+        check_template(tokenizer, template)
+        model, report = load_internvl(folder, said, config, dtype=DTYPES[dtype])
+        logger.info("%s", report)
+    model.config.image_token_id = token_id(tokenizer, IMAGE_CONTEXT)
+    model.set_attn_implementation(attn)
+    return InternVL(
+        model=model,
+        tokenizer=tokenizer,
+        template=template,
+        gradient_checkpointing=gradient_checkpointing,
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a folder.
+
+    Raises:
+        FileNotFoundError, ValueError: not there, or no json.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no checkpoint folder at {folder}")
+    file = folder / "config.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder} has no config.json: it is no folder of a model")
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not a json file: {error}") from error
+
+
+def model_config(said: Mapping[str, Any], *, where: str) -> InternVLConfig:
+    """transformers' configuration of a ``config.json`` of either layout.
+
+    Raises:
+        ValueError: a model of another kind.
+    """
+    if is_original(said):
+        return from_original(said, where=f"{where}/config.json")
+    if said.get("model_type") == InternVLConfig.model_type:
+        plain = {key: value for key, value in said.items() if key != "grounded"}
+        return InternVLConfig.from_dict(plain)
+    raise ValueError(
+        f"{where}/config.json is of a {said.get('model_type')!r} ({said.get('architectures')}); "
+        "wanted is InternVL (InternVLChatModel, or InternVLForConditionalGeneration of "
+        "transformers), Sa2VA or SeC"
+    )
+
+
+def default_template(said: Mapping[str, Any], config: InternVLConfig, *, where: str) -> str:
+    """The chat template that a ``config.json`` names, in our spelling.
+
+    Raises:
+        ValueError: it names one that we do not have.
+    """
+    named = str(said.get("grounded", said).get("template", "chatml")).replace("-", "_")
+    if named in TEMPLATES:
+        return named
+    if named in ("internvl2_5", "chatml"):  # ChatML, whichever language model
+        return _CHATML.get(config.text_config.model_type, "qwen_chat")
+    raise ValueError(
+        f"{where}: config.json names the chat template {named!r}, which is not known; give one of "
+        f"{', '.join(sorted(TEMPLATES))} as template="
+    )
+
+
+def check_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, config: InternVLConfig, *, where: str, grounded: bool
+) -> None:
+    """Tokens that the weights were trained with must have a row in the embeddings.
+
+    Raises:
+        ValueError: they have none, so that the tokenizer is not that of the weights.
+    """
+    rows = config.text_config.vocab_size
+    trained = (IMAGE_START, IMAGE_CONTEXT, IMAGE_END, *(GROUNDING_TOKENS if grounded else ()))
+    lacking = [token for token in trained if token_id(tokenizer, token) >= rows]
+    if lacking:
+        raise ValueError(
+            f"{where}: the weights have {rows} embeddings, and the tokenizer "
+            f"{tokenizer.name_or_path!r} gives {', '.join(lacking)} ids beyond them: its files "
+            "lack these tokens, or belong to another model"
+        )
+
+
+def load_internvl(
+    folder: Path, said: Mapping[str, Any], config: InternVLConfig, *, dtype: torch.dtype
+) -> tuple[InternVLForConditionalGeneration, LoadReport]:
+    """The model of a folder, and what became of every tensor of its language part."""
+    source = TensorFolder(folder)
+    if not is_original(said) and not _is_grounded(said):
+        return _load_transformers(source, config, dtype)
+    names = [name for name in source.names() if not name.startswith(GROUNDING_PREFIXES)]
+    if is_original(said):
+        notes = settle_tie(source, config, names)
+        convert = OriginalNames(config).from_original
+    else:
+        notes, convert = [], _as_it_is
+    with torch.device("meta"):
+        model = InternVLForConditionalGeneration(config)
+    report = plan(source, names, convert, model, where=str(folder))
+    report.notes += notes
+    if torch.get_default_device().type == "meta":
+        return model.to(dtype), report
+    fill(source, names, convert, model, dtype=dtype)
+    model.tie_weights()
+    rebuild_tables(model)
+    return model, report
+
+
+def settle_tie(source: TensorFolder, config: InternVLConfig, names: list[str]) -> list[str]:
+    """Whether lm_head is the embeddings: a file that brings both decides, not the config alone."""
+    heads = [name for name in HEADS if name in source]
+    if not config.tie_word_embeddings or not heads:
+        return []
+    tables = [tensor for _, tensor in source.read([*heads, *EMBEDDINGS])]
+    if len(tables) == 2 and torch.equal(*tables):
+        names.remove(heads[0])
+        return [f"{heads[0]} equals the embeddings, to which it is tied"]
+    config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
+    return [f"{heads[0]} differs from the embeddings: not tied, whatever config.json says"]
+
+
+def rebuild_tables(model: nn.Module) -> None:
+    """Tables that are computed, not stored, were left on the meta device: make them anew.
+
+    Raises:
+        RuntimeError: something is left there that this does not know.
+    """
+    for name, module in list(model.named_modules()):
+        if any(buffer.is_meta for buffer in module._buffers.values() if buffer is not None):
+            parent, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(parent), attribute, type(module)(config=module.config))
+    left = [n for n, t in (*model.named_parameters(), *model.named_buffers()) if t.is_meta]
+    if left:
+        raise RuntimeError(f"never filled: {', '.join(left[:5])}")
+
+
+def _load_transformers(
+    source: TensorFolder, config: InternVLConfig, dtype: torch.dtype
+) -> tuple[InternVLForConditionalGeneration, LoadReport]:
+    """Folders of transformers, whose own loader knows the names of its earlier versions."""
+    report = LoadReport(str(source.folder))
+    if torch.get_default_device().type == "meta":
+        return InternVLForConditionalGeneration(config).to(dtype), report
+    model, info = InternVLForConditionalGeneration.from_pretrained(
+        str(source.folder),
+        config=config,
+        dtype=dtype,
+        local_files_only=True,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    report.missing = sorted(info["missing_keys"])
+    report.unexpected = sorted(info["unexpected_keys"])
+    report.matched = [key for key in model.state_dict() if key not in info["missing_keys"]]
+    if report.missing or report.unexpected:
+        raise ValueError(f"{report}\nIs the folder whole, and of this model?")
+    return model.train(), report
+
+
+def _as_it_is(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    return {name: tensor}
+
+
+def _is_grounded(said: Mapping[str, Any]) -> bool:
+    """Whether a folder was trained to ground: Sa2VA, SeC, or an export of ours."""
+    return "grounded" in said or said.get("architectures", [""])[0] in (
+        "Sa2VAChatModel",
+        "SeCModel",
+    )
+
+
+def _check_options(path: str | Path | None, size: str | None, attn: str, dtype: str) -> None:
+    if (path is None) == (size is None):
+        raise ValueError("give path (a folder) or size (random weights), one of them")
+    if size is not None and size not in RELEASED:
+        raise ValueError(f"unknown InternVL2.5 size {size!r}; choose one of {', '.join(RELEASED)}")
+    if attn not in ATTENTION:
+        raise ValueError(f"unknown attention {attn!r}; choose one of {', '.join(ATTENTION)}")
+    if dtype not in DTYPES:
+        raise ValueError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
