@@ -1,4 +1,4 @@
-"""The whole training step against the modules of PyPI's ``sam2``: same weights, clip and prompts."""
+"""The whole training step against PyPI's ``sam2`` modules: same weights, clip and prompts."""
 
 from __future__ import annotations
 
