@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -36,10 +37,10 @@ def map_files(
         return
     with ProcessPoolExecutor(workers) as pool:
         left = iter(items)
-        pending = set()
+        pending: set[Future[Outcome[T]]] = set()
         try:
             while True:
-                while len(pending) < workers * _AHEAD and (item := next(left, None)) is not None:
+                for item in islice(left, workers * _AHEAD - len(pending)):
                     pending.add(pool.submit(_attempt, function, item))
                 if not pending:
                     return
