@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from projects.sam2_video.prompting import (
-    PromptSimulator,
+from projects.sam2_video.points import (
     RowRandom,
     interior_point,
     join_points,
     sample_boxes,
     sample_clicks,
 )
+from projects.sam2_video.prompting import PromptSimulator, SecSimulator
 
 
 def generator(seed=0):
@@ -21,7 +21,7 @@ def generator(seed=0):
 
 
 def one_video(rows, seed=0):
-    return RowRandom([seed], [rows])
+    return RowRandom.of_clips([seed], [rows])
 
 
 def random_masks(seed, rows=6, height=12, width=17):
@@ -97,29 +97,37 @@ def test_an_empty_mask_has_no_box():
 
 
 def test_a_row_draws_the_same_whatever_lies_beside_it():
-    together = RowRandom([7, 8, 9], [2, 1, 3])
-    apart = [RowRandom([7, 8], [2, 1]), RowRandom([9], [3])]
+    together = RowRandom.of_clips([7, 8, 9], [2, 1, 3])
+    apart = [RowRandom.of_clips([7, 8], [2, 1]), RowRandom.of_clips([9], [3])]
     for _ in range(3):
         assert torch.equal(together.uniform(4), torch.cat([part.uniform(4) for part in apart]))
+    chunk = RowRandom.of_clips([7, 8, 9], [2, 1, 3]).rows([1, 4])
+    whole = RowRandom.of_clips([7, 8, 9], [2, 1, 3]).uniform(4)
+    assert torch.equal(chunk.uniform(4), whole[[1, 4]])
+    assert len({tuple(row) for row in whole.tolist()}) == 6
 
 
 def test_a_clip_given_as_masks_leaves_a_frame_to_predict():
     drawn = plans(PromptSimulator(point_prob=0.0, max_conditioning_frames=4), [True, True], 50)
-    assert all(plan.mask_prompts and plan.conditioning == [0] for plan in drawn)
+    assert all(plan.mask_prompts and plan.conditioning == (0,) for plan in drawn)
 
 
 def plans(simulator, promptable, count=400):
+    """Plans for one object that is visible on some frames."""
     rng = np.random.default_rng(0)
-    return [simulator.plan(promptable, rng) for _ in range(count)]
+    visible = np.array(promptable)[:, None]
+    drawn = [simulator.plan(visible, rng) for _ in range(count)]
+    assert all([plan.rows for plan in each] == [(0,)] for each in drawn)
+    return [plan for (plan,) in drawn]
 
 
 def test_an_image_always_uses_points_and_one_frame():
     for plan in plans(PromptSimulator(point_prob=0.0), [True], 50):
-        assert plan.conditioning == [0] and not plan.mask_prompts
+        assert plan.conditioning == (0,) and not plan.mask_prompts
         assert plan.correction == {0}
 
 
-def test_only_frames_with_every_object_are_conditioned():
+def test_only_frames_that_show_the_object_are_conditioned():
     promptable = [True, False, True, False, True]
     drawn = plans(PromptSimulator(max_conditioning_frames=3), promptable)
     assert all(plan.conditioning[0] == 0 for plan in drawn)
@@ -127,9 +135,37 @@ def test_only_frames_with_every_object_are_conditioned():
     assert {len(plan.conditioning) for plan in drawn} == {1, 2, 3}
     assert all(plan.box_frames <= set(plan.conditioning) for plan in drawn)
     alone = plans(PromptSimulator(), [True, False, False], 50)
-    assert all(plan.conditioning == [0] for plan in alone)
-    with pytest.raises(ValueError, match="absent on the first frame"):
-        PromptSimulator().plan([False, True], np.random.default_rng(0))
+    assert all(plan.conditioning == (0,) for plan in alone)
+    with pytest.raises(ValueError, match="object 0 of the batch is visible on no frame"):
+        PromptSimulator().plan(np.zeros((2, 1), bool), np.random.default_rng(0))
+
+
+def test_each_object_starts_on_its_first_visible_frame():
+    visible = np.ones((6, 4), bool)
+    visible[:2, 1] = False  # comes later
+    visible[3:, 2] = False  # leaves
+    rng = np.random.default_rng(0)
+    simulator = PromptSimulator(point_prob=1.0, max_conditioning_frames=3)
+    for _ in range(100):
+        by_row = {row: plan for plan in simulator.plan(visible, rng) for row in plan.rows}
+        assert sorted(by_row) == [0, 1, 2, 3]
+        assert by_row[0] is by_row[3]  # visible alike, prompted alike
+        assert [min(by_row[row].conditioning) for row in range(4)] == [0, 2, 0, 0]
+        assert all(visible[list(by_row[row].conditioning), row].all() for row in range(4))
+        assert by_row[1].order(6)[0] == 2 and set(by_row[1].order(6)) == {2, 3, 4, 5}
+
+
+def test_sec_tracks_a_few_frames_and_is_given_the_others():
+    seen = set()
+    for plan in plans(SecSimulator(tracked_frames=3), [True] * 10, 60):
+        assert plan.mask_prompts and plan.conditioning == (0,) and not plan.correction
+        tracked = set(range(1, 10)) - plan.given
+        assert len(tracked) == 3
+        assert plan.order(10)[-1] in tracked  # memories that nobody would read are not made
+        seen |= tracked
+    assert seen == set(range(1, 10))
+    image = plans(SecSimulator(), [True], 1)[0]
+    assert not image.mask_prompts and not image.given
 
 
 def test_correction_frames_follow_the_recipe():
@@ -182,11 +218,11 @@ def test_mixed_rows_draw_the_same_whatever_lies_beside_them():
     for seed in range(0, 40, 2):
         pair = [seed, seed + 1]
         points, labels = simulator.first_points(
-            masks.expand(2, -1, -1), box=False, random=RowRandom(pair, [1, 1])
+            masks.expand(2, -1, -1), box=False, random=RowRandom.of_clips(pair, [1, 1])
         )
         for row, alone_seed in enumerate(pair):
             alone, label = simulator.first_points(
-                masks, box=False, random=RowRandom([alone_seed], [1])
+                masks, box=False, random=RowRandom.of_clips([alone_seed], [1])
             )
             real = labels[row] >= 0
             assert torch.equal(points[row, real], alone[0, label[0] >= 0])
@@ -202,19 +238,22 @@ def test_joined_points_keep_padding_last():
     assert points[:, :, 0].tolist() == [[1, 2, 4], [3, 5, 0]]
 
 
-def test_correction_clicks_come_from_the_truth_by_their_probability():
+def test_correction_clicks_come_from_the_truth_where_the_plan_says_so():
     masks = torch.zeros(1, 6, 6, dtype=torch.bool)
     masks[0, :3] = True
     predicted = masks.clone()
     predicted[0, 5, 5] = True  # the only error
-    rng = np.random.default_rng(0)
     for share in (0.0, 1.0, 0.25):
-        simulator = PromptSimulator(gt_click_prob=share)
-        labels = [
-            simulator.correction_click(masks, predicted, rng=rng, random=one_video(1, i))[1].item()
-            for i in range(400)
-        ]
-        assert np.mean(labels) == pytest.approx(share, abs=0.06)
+        simulator = PromptSimulator(point_prob=1.0, gt_click_prob=share, num_correction_clicks=5)
+        drawn = plans(simulator, [True] * 3, 400)
+        clicks = [(f, k) in plan.true_clicks for plan in drawn for f in plan.correction
+                  for k in range(5)]  # fmt: skip
+        assert np.mean(clicks) == pytest.approx(share, abs=0.03)
+    for from_truth in (True, False):
+        _, label = simulator.correction_click(
+            masks, predicted, from_truth=from_truth, random=one_video(1)
+        )
+        assert label.item() == int(from_truth)
 
 
 def test_the_interior_point_is_the_middle_of_the_widest_part():
