@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,10 @@ from projects.sam2_video.toy import toy_sam2
 from projects.sam2_video.train_model import Sam2VideoTraining, TrainingUnroll, shrink_masks
 
 
+def for_all_rows(plan, visible):
+    return [replace(plan, rows=tuple(range(visible.shape[1])))]
+
+
 class PlannedSimulator(PromptSimulator):
     """Draws prompts as usual, but for a plan that the test gives."""
 
@@ -21,8 +27,8 @@ class PlannedSimulator(PromptSimulator):
         super().__init__(**options)
         self.fixed = plan
 
-    def plan(self, promptable, rng):
-        return self.fixed
+    def plan(self, visible, rng):
+        return for_all_rows(self.fixed, visible)
 
 
 def unroll_with(plan, *, policy=None, resolution="full", clicks=2):
@@ -34,7 +40,7 @@ def unroll_with(plan, *, policy=None, resolution="full", clicks=2):
     )
 
 
-MASK_FIRST = PromptPlan(conditioning=[0], mask_prompts=True)
+MASK_FIRST = PromptPlan(conditioning=(0,), mask_prompts=True)
 
 
 class Recorder:
@@ -59,29 +65,29 @@ class Recorder:
 def test_conditioning_frames_come_first_and_read_no_memory(random_sam2, clip_batch, monkeypatch):
     recorder = Recorder(monkeypatch)
     plan = PromptPlan(
-        conditioning=[0, 2],
+        conditioning=(0, 2),
         mask_prompts=False,
         box_frames=frozenset({2}),
-        correction=frozenset({0, 3}),
+        correction=frozenset({0, 1}),
     )
     batch = clip_batch(frames=4, objects=(2, 1))
     steps = unroll_with(plan).steps(random_sam2, batch)
-    # two clicks beside the first answer on frames 0 and 3
-    assert [step.frame for step in steps] == [0, 0, 0, 2, 1, 3, 3, 3]
+    # two clicks beside the first answer on frames 0 and 1
+    assert [step.frame for step in steps] == [0, 0, 0, 2, 1, 1, 1, 3]
     order = [(args[1], kwargs["use_memory"]) for args, kwargs in recorder.of("condition")]
     assert order == [(0, False), (2, False), (1, True), (3, True)]
     prompts = [args[1] for args, _ in recorder.of("decode")]
     counts = [0 if prompt is None else prompt.labels.shape[1] for prompt in prompts]
-    # a click and two more; a box; no prompt; no prompt, then a first and a second click
-    assert counts == [1, 2, 3, 2, 0, 0, 1, 2]
-    # a corrected frame becomes a conditioning one
+    # a click and two more; a box; no prompt, then a first and a second click; no prompt
+    assert counts == [1, 2, 3, 2, 0, 1, 2, 0]
+    # a corrected frame becomes a conditioning one; nothing would read the last frame's memory
     memory = recorder.of("remember")[-1][0][3]
-    assert sorted(memory.conditioning) == [0, 2, 3] and sorted(memory.tracked) == [1]
+    assert sorted(memory.conditioning) == [0, 1, 2] and not memory.tracked
 
 
 def test_correction_clicks_see_the_previous_answer(random_sam2, clip_batch, monkeypatch):
     recorder = Recorder(monkeypatch)
-    plan = PromptPlan(conditioning=[0], mask_prompts=False, correction=frozenset({0}))
+    plan = PromptPlan(conditioning=(0,), mask_prompts=False, correction=frozenset({0}))
     batch = clip_batch(frames=1, objects=(2, 3))
     steps = unroll_with(plan, clicks=3).steps(random_sam2, batch)
     prompts = [args[1] for args, _ in recorder.of("decode")]
@@ -129,7 +135,7 @@ def test_the_first_answer_learns_from_the_last_frame(clip_batch):
     """The prediction on frame 0 enters the memory with its gradient."""
     model = toy_sam2(seed=3)
     batch = clip_batch(frames=2, objects=(1,))
-    plan = PromptPlan(conditioning=[0], mask_prompts=False)
+    plan = PromptPlan(conditioning=(0,), mask_prompts=False)
     steps = unroll_with(plan, policy=TrackingPolicy(hide_absent=False)).steps(model, batch)
     first, last = steps
     (gradient,) = torch.autograd.grad(
@@ -141,7 +147,7 @@ def test_the_first_answer_learns_from_the_last_frame(clip_batch):
 def test_rows_of_several_videos_equal_each_video_alone(random_sam2, clip, clip_batch):
     """Same plan: what a clip gets and predicts does not depend on its neighbours in the batch."""
     plan = PromptPlan(
-        conditioning=[0, 2],
+        conditioning=(0, 2),
         mask_prompts=False,
         correction=frozenset({0}),
         box_frames=frozenset({2}),
@@ -190,19 +196,74 @@ def test_the_same_batch_gives_the_same_losses_and_another_seed_others(random_sam
         assert unroll(random_sam2, batch) != first
 
 
-def test_only_frames_that_show_every_object_are_conditioned(random_sam2, clip_batch):
-    seen = []
-
-    class Noting(PromptSimulator):
-        def plan(self, promptable, rng):
-            seen.append(promptable)
-            return MASK_FIRST
-
+def test_an_object_that_appears_later_starts_later(random_sam2, clip_batch):
     batch = clip_batch(frames=4, objects=(2, 1))
-    batch.masks[2, 1] = False
-    unroll = TrainingUnroll(simulator=Noting(), loss=MultiStepMaskLoss())
-    unroll.steps(random_sam2, batch)
-    assert seen == [[True, True, False, True]]
+    batch.masks[:2, 1] = False
+    simulator = PromptSimulator(point_prob=0.0, max_conditioning_frames=1)
+    unroll = TrainingUnroll(simulator=simulator, loss=MultiStepMaskLoss())
+    with torch.no_grad():
+        steps = unroll.steps(random_sam2, batch)
+        found = {(step.frame, step.rows): step.candidates.masks for step in steps}
+        assert set(found) == {(1, (0, 2)), (2, (0, 2)), (3, (0, 2)), (3, (1,))}
+        late = clip_batch(frames=4, objects=(2, 1))
+        late.frames, late.masks = batch.frames[:, 2:], batch.masks[2:]
+        alone = {(s.frame, s.rows): s.candidates.masks for s in unroll.steps(random_sam2, late)}
+    # the late object is tracked as in a clip that starts with it
+    assert torch.allclose(found[3, (1,)], alone[1, None][1:2], atol=1e-3)
+
+
+def test_shared_conditioning_frames_must_show_every_object(random_sam2, clip_batch):
+    batch = clip_batch(frames=3, objects=(2, 1))
+    batch.masks[0, 1] = False
+    simulator = PromptSimulator(per_object=False, point_prob=0.0, max_conditioning_frames=1)
+    unroll = TrainingUnroll(simulator=simulator, loss=MultiStepMaskLoss())
+    with torch.no_grad():
+        assert {step.frame for step in unroll.steps(random_sam2, batch)} == {2}
+        batch.masks[:, 2] = False
+        with pytest.raises(ValueError, match=r"clip 1.*visible on no frame"):
+            unroll.steps(random_sam2, batch)
+
+
+@pytest.mark.parametrize(
+    "options, parts",
+    [({"object_chunk": 1}, False), ({"checkpoint_clicks": True}, True), ({"encode_split": 1}, ())],
+)
+def test_what_saves_memory_changes_no_gradient(clip_batch, options, parts):
+    batch = clip_batch(frames=3, objects=(2, 1))
+    gradients = []
+    for extra, recomputed in (({}, False), (options, parts)):
+        model = toy_sam2(seed=3).train()
+        model.set_checkpointing(recomputed)
+        unroll = TrainingUnroll(
+            simulator=PromptSimulator(point_prob=1.0, num_correction_clicks=2),
+            loss=MultiStepMaskLoss(),
+            policy=TrackingPolicy(hide_absent=False),
+            **extra,
+        )
+        sum(unroll(model, batch).values()).backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    plain, lean = gradients
+    assert plain.keys() == lean.keys() and len(plain) > 100
+    for name, gradient in plain.items():
+        torch.testing.assert_close(lean[name], gradient, rtol=2e-3, atol=2e-5, msg=name)
+
+
+def test_a_frozen_encoder_keeps_nothing_for_backward(clip_batch):
+    batch = clip_batch(frames=3, objects=(2,))
+    held = []
+    for trainable in (["sam2"], ["sam2", "!sam2.blocks.vision_encoder"]):
+        unroll = unroll_with(MASK_FIRST)
+        patterns = [*trainable, "!sam2.blocks.no_memory_positional_encoding"]
+        model = Sam2VideoTraining(sam2=toy_sam2(), unroll=unroll, trainable=patterns).train()
+        encoder = model.sam2.blocks.vision_encoder
+        assert encoder.training == (len(trainable) == 1)
+        sizes = []
+        hooks = (lambda t, sizes=sizes: sizes.append(t.nbytes) or t, lambda t: t)
+        with torch.autograd.graph.saved_tensors_hooks(*hooks):
+            model.sam2.encode_frames(batch.frames.flatten(0, 1)).embed.sum()
+        held.append(sum(sizes))
+    # what is left belongs to the decoder's projections of the fine levels
+    assert held[1] < 0.1 * held[0]
 
 
 def test_an_absent_object_trains_nothing_but_its_score(clip_batch):
@@ -246,9 +307,9 @@ def test_plans_come_from_the_smallest_seed(random_sam2, clip_batch):
     drawn = []
 
     class Noting(PromptSimulator):
-        def plan(self, promptable, rng):
+        def plan(self, visible, rng):
             drawn.append(rng.random())
-            return MASK_FIRST
+            return for_all_rows(MASK_FIRST, visible)
 
     unroll = TrainingUnroll(simulator=Noting(), loss=MultiStepMaskLoss())
     batch = clip_batch(frames=2, objects=(1, 1))
