@@ -240,6 +240,7 @@ def test_a_shrunken_recipe_trains(tmp_path, monkeypatch):
     monkeypatch.setenv("DATA_ROOT", str(tmp_path))
     shrunk = (
         "model.sam2.checkpoint=None",
+        "model.trainable=[sam2.blocks.mask_decoder,sam2.blocks.memory_attention]",
         "model.sam2.image_size=128",
         "model.unroll.simulator.num_correction_clicks=1",
         "train_dataloader.datasets.0.dataset.sampler.num_frames=2",
