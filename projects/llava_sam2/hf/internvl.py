@@ -48,6 +48,7 @@ EMBEDDINGS = (
     "language_model.model.embed_tokens.weight",
     "language_model.model.tok_embeddings.weight",
 )
+_TABLES = ("embed_tokens.weight", "tok_embeddings.weight")
 _CHATML = {"llama": "internlm2_chat"}  # all others among InternVL's language models are Qwen's
 
 
@@ -73,7 +74,7 @@ def internvl_from_folder(
         tokenizer: from ``load_tokenizer`` or ``load_shared_tokenizer`` on the same folder; None
             loads it with the grounding tokens. Without a path: one of single bytes.
         attn: attention of transformers.
-        dtype: of the weights.
+        dtype: of the weights: ``float32``, ``bfloat16``, ``float16``, or ``auto`` for the file's.
         gradient_checkpointing: recompute activations in backward.
 
     Raises:
@@ -97,7 +98,7 @@ def internvl_from_folder(
         tokenizer = tokenizer or load_tokenizer(folder)
         check_tokenizer(tokenizer, config, where=str(folder), grounded=_is_grounded(said))
         check_template(tokenizer, template)
-        model, report = load_internvl(folder, said, config, dtype=DTYPES[dtype])
+        model, report = load_internvl(folder, said, config, dtype=DTYPES.get(dtype))
         logger.info("%s", report)
     model.config.image_token_id = token_id(tokenizer, IMAGE_CONTEXT)
     model.set_attn_implementation(attn)
@@ -181,10 +182,14 @@ def check_tokenizer(
 
 
 def load_internvl(
-    folder: Path, said: Mapping[str, Any], config: InternVLConfig, *, dtype: torch.dtype
+    folder: Path, said: Mapping[str, Any], config: InternVLConfig, *, dtype: torch.dtype | None
 ) -> tuple[InternVLForConditionalGeneration, LoadReport]:
-    """The model of a folder, and what became of every tensor of its language part."""
+    """The model of a folder, and what became of every tensor of its language part.
+
+    ``dtype`` None takes the type of the file's embeddings.
+    """
     source = TensorFolder(folder)
+    dtype = dtype or _stored_dtype(source)
     if not is_original(said) and not _is_grounded(said):
         return _load_transformers(source, config, dtype)
     names = [name for name in source.names() if not name.startswith(GROUNDING_PREFIXES)]
@@ -256,6 +261,11 @@ def _load_transformers(
     return model.train(), report
 
 
+def _stored_dtype(source: TensorFolder) -> torch.dtype:
+    tables = [t for n, t in source.dtypes.items() if n.endswith(_TABLES)]
+    return tables[0] if tables else torch.float32
+
+
 def _as_it_is(name: str, tensor: Tensor) -> dict[str, Tensor]:
     return {name: tensor}
 
@@ -275,5 +285,7 @@ def _check_options(path: str | Path | None, size: str | None, attn: str, dtype: 
         raise ValueError(f"unknown InternVL2.5 size {size!r}; choose one of {', '.join(RELEASED)}")
     if attn not in ATTENTION:
         raise ValueError(f"unknown attention {attn!r}; choose one of {', '.join(ATTENTION)}")
-    if dtype not in DTYPES:
-        raise ValueError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+    if dtype not in DTYPES and (dtype != "auto" or path is None):
+        raise ValueError(
+            f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}, or auto with a path"
+        )

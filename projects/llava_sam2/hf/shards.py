@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from projects.common.checkpoint import INDEX_NAME, WHOLE_NAME, LoadReport
 
 Convert = Callable[[str, Tensor], dict[str, Tensor]]  # one tensor of a file to those of a model
+_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -36,6 +37,7 @@ class TensorFolder:
         if not self.folder.is_dir():
             raise FileNotFoundError(f"no checkpoint folder at {self.folder}")
         self.shapes: dict[str, list[int]] = {}
+        self.dtypes: dict[str, torch.dtype] = {}
         self.files: dict[Path, list[str]] = {}
         for file, names in _files(self.folder).items():
             self._read_header(file, names)
@@ -59,7 +61,9 @@ class TensorFolder:
         try:
             with safe_open(file, framework="pt") as opened:
                 names = list(opened.keys())
-                shapes = {name: opened.get_slice(name).get_shape() for name in names}
+                slices = {name: opened.get_slice(name) for name in names}
+                shapes = {name: part.get_shape() for name, part in slices.items()}
+                dtypes = {name: _DTYPES.get(part.get_dtype()) for name, part in slices.items()}
         except SafetensorError as error:
             raise ValueError(f"{file} is not a whole safetensors file: {error}") from error
         lacking = sorted(set(expected or []) - set(names))
@@ -72,6 +76,7 @@ class TensorFolder:
         if twice:
             raise ValueError(f"{self.folder} holds {', '.join(twice[:3])} in two files")
         self.shapes |= shapes
+        self.dtypes |= {name: dtype for name, dtype in dtypes.items() if dtype is not None}
         self.files[file] = names
 
 

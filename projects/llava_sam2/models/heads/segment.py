@@ -108,7 +108,8 @@ class SegmentHead(nn.Module):
 
     def project(self, seg_hidden: Tensor) -> Tensor:
         """Hidden states at [SEG] ``[K, D]`` to language tokens ``[K, C]``."""
-        return self.text_hidden_fcs(seg_hidden)
+        dtype = next(self.text_hidden_fcs.parameters()).dtype  # the language model's may be less
+        return self.text_hidden_fcs(seg_hidden.to(dtype))
 
     def loss(self, batch: GroundingBatch, *, mllm: InternVL, grounding: Sam2) -> dict[str, Tensor]:
         """``loss_language``, ``loss_bce``, ``loss_dice`` and, where weighted, ``loss_iou``,

@@ -1,0 +1,330 @@
+"""A grounded model as a folder that others can load, written whole or not at all.
+
+    model-*.safetensors   the language model in one of two layouts, and, under the names of Sa2VA's
+                          releases, SAM 2, text_hidden_fcs and the other heads
+    config.json           that language model's, with the section "grounded" for the rest
+    adapter/              LoRA in peft's files, where it is kept
+    tokenizer, processor_config.json, generation_config.json, README.md
+
+``transformers`` layout: stock ``InternVLForConditionalGeneration`` loads the language model.
+``original`` layout: the names and ``config.json`` of InternVL's and Sa2VA's own code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import (
+    GenerationConfig,
+    GotOcr2ImageProcessor,
+    InternVLProcessor,
+    InternVLVideoProcessor,
+    PreTrainedTokenizerBase,
+)
+
+from projects.common.checkpoint import State
+from projects.common.conversation import (
+    IMAGE_CONTEXT,
+    IMAGE_END,
+    IMAGE_START,
+    ChatTemplate,
+    chat_template,
+    token_id,
+)
+from projects.common.freezing import merge_lora
+from projects.llava_sam2.hf.adapter import has_lora, split_lora, write_adapter
+from projects.llava_sam2.hf.architectures import to_original
+from projects.llava_sam2.hf.described import describe_heads
+from projects.llava_sam2.hf.grounding import HEADS, PROJECTOR, grounding_state
+from projects.llava_sam2.hf.names import OriginalNames
+from projects.llava_sam2.hf.shards import parse_size, wanted, write_shards
+from projects.llava_sam2.models.mllm import IMAGE_MEAN, IMAGE_STD, InternVL
+from projects.llava_sam2.models.sa2va import Sa2VA
+from projects.sam2_video.modeling.tracker import TrackingPolicy
+
+Layout = Literal["transformers", "original"]
+LAYOUTS = ("transformers", "original")
+CARD = "README.md"
+FORMAT = 1
+_PROJECTOR = "text_hidden_fcs"
+_CONCEPT = "token_attn"
+_SPOKEN = {  # how InternVLProcessor asks its tokenizer for the image tokens
+    "start_image_token": IMAGE_START,
+    "end_image_token": IMAGE_END,
+    "context_image_token": IMAGE_CONTEXT,
+    "video_token": IMAGE_CONTEXT,
+}
+
+
+@dataclass
+class Exported:
+    """What was written."""
+
+    folder: Path
+    layout: str
+    files: list[str]
+    tensors: int
+    merged: int = 0  # LoRA layers folded into their weights
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lora = f", {self.merged} LoRA layers merged" if self.merged else ""
+        lines = [
+            f"{self.folder}: {self.tensors} tensors in {len(self.files)} files "
+            f"({self.layout} layout{lora})"
+        ]
+        return "\n".join(lines + [f"  note: {note}" for note in self.notes])
+
+
+def export(
+    model: Sa2VA,
+    folder: str | Path,
+    *,
+    layout: Layout = "transformers",
+    keep_lora: bool = False,
+    max_shard_size: str = "5GB",
+    dtype: torch.dtype | None = None,
+    ask: dict[str, Any] | None = None,
+    concept: nn.Module | None = None,
+    card: str | None = None,
+    force: bool = False,
+) -> Exported:
+    """Write ``model`` to ``folder``. LoRA that is not kept is merged into the model, in place.
+
+    Args:
+        layout: see the top of this file.
+        keep_lora: write LoRA beside the base weights; only in the transformers layout, because
+            peft's files name modules of its classes.
+        max_shard_size: such as ``5GB``.
+        dtype: of floating tensors; None leaves each as it is.
+        ask: how the model is asked: ``inputs``, ``frames`` and so on, from
+            :mod:`projects.llava_sam2.hf.described`.
+        concept: SeC's ``token_attn``, where no head holds it.
+        card: text of README.md.
+        force: replace ``folder``.
+
+    Raises:
+        FileExistsError: ``folder`` is there.
+        ValueError: options that exclude each other, or a part that has no place in a folder.
+    """
+    folder = Path(folder)
+    _check(model, folder, layout, keep_lora, force)
+    max_bytes = parse_size(max_shard_size)
+    merged = 0
+    if has_lora(model.mllm.model) and not keep_lora:
+        merged = merge_lora(model.mllm.language_model)
+    said, notes = describe(model, ask=ask)
+    base, lora = split_lora(wanted(model.mllm.model))
+    state = folder_state(model, base, layout=layout, concept=concept)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        partial.mkdir()
+        files = write_shards(partial, state, max_size=max_bytes, dtype=dtype)
+        if lora:
+            write_adapter(partial, model.mllm.model, lora)
+        _write_config(partial, model.mllm, said, layout, concept, dtype)
+        _write_tokenizer(partial, model.mllm)
+        (partial / CARD).write_text(card or "", encoding="utf-8")
+        _put_in_place(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Exported(folder, layout, files, len(state), merged, notes)
+
+
+def describe(model: Sa2VA, *, ask: dict[str, Any] | None) -> tuple[dict[str, Any], list[str]]:
+    """The section "grounded" of ``config.json``: what is beside the language model."""
+    heads, notes = describe_heads(model.heads)
+    policy = model.inference_policy
+    said = {
+        "format": FORMAT,
+        "template": model.mllm.template,
+        "sam2": model.grounding.blocks.config.to_dict(),
+        "heads": heads,
+        "policy": None if policy is None else _plain_policy(policy),
+        "ask": ask,
+    }
+    return json.loads(json.dumps(said)), notes  # tuples become lists now, not when it is read
+
+
+def folder_state(
+    model: Sa2VA, language: State, *, layout: Layout, concept: nn.Module | None = None
+) -> State:
+    """All tensors under the names of a folder.
+
+    Args:
+        language: of ``model.mllm.model``, without LoRA.
+    """
+    if layout == "original":
+        language = OriginalNames(model.mllm.model.config).to_original(language)
+    heads: State = {}
+    first = next((t for t in model.heads if hasattr(model.heads[t], _PROJECTOR)), None)
+    for task, head in model.heads.items():
+        if concept is None and hasattr(head, _CONCEPT):
+            concept = getattr(head, _CONCEPT)
+        for name, tensor in head.state_dict().items():
+            if task == first and name.startswith(PROJECTOR):
+                heads[name] = tensor
+            elif not name.startswith(f"{_CONCEPT}."):
+                heads[f"{HEADS}{task}.{name}"] = tensor
+    return language | grounding_state(model.grounding, concept=concept) | heads
+
+
+# ---- the small files --------------------------------------------------------------------------
+
+
+def _write_config(
+    folder: Path,
+    mllm: InternVL,
+    said: dict[str, Any],
+    layout: Layout,
+    concept: nn.Module | None,
+    dtype: torch.dtype | None,
+) -> None:
+    config = mllm.model.config
+    stored = str(dtype or mllm.model.dtype).removeprefix("torch.")
+    if layout == "original":
+        names = ("SeCModel", "sec") if concept is not None else ("Sa2VAChatModel", "sa2va_chat")
+        plain = {
+            "architectures": [names[0]],
+            "model_type": names[1],
+            "template": mllm.template,
+            "torch_dtype": stored,
+            **to_original(config),
+        }
+    else:
+        plain = config.to_dict() | {
+            "architectures": ["InternVLForConditionalGeneration"],
+            "dtype": stored,
+        }
+    _write_json(folder / "config.json", plain | {"grounded": said})
+
+
+def _write_tokenizer(folder: Path, mllm: InternVL) -> None:
+    """Tokenizer, generation settings and transformers' processor."""
+    tokenizer = mllm.tokenizer
+    template = chat_template(mllm.template)
+    tokenizer.save_pretrained(str(folder))
+    (folder / "chat_template.jinja").write_text(jinja(template, tokenizer), encoding="utf-8")
+    file = folder / "tokenizer_config.json"
+    said = json.loads(file.read_text(encoding="utf-8"))
+    _write_json(file, said | {"model_specific_special_tokens": _SPOKEN})
+    _generation(template, tokenizer).save_pretrained(str(folder))
+    side = mllm.tile_size
+    pixels = dict(
+        size={"height": side, "width": side},
+        image_mean=list(IMAGE_MEAN),
+        image_std=list(IMAGE_STD),
+    )
+    image = GotOcr2ImageProcessor(**pixels, crop_to_patches=True, min_patches=1, max_patches=12)
+    processor = {
+        "processor_class": InternVLProcessor.__name__,
+        "image_seq_length": mllm.image_tokens_per_tile,
+        "image_processor": image.to_dict(),
+        "video_processor": InternVLVideoProcessor(**pixels).to_dict(),
+    }
+    _write_json(folder / "processor_config.json", processor)
+
+
+def _generation(template: ChatTemplate, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    vocabulary = tokenizer.get_vocab()
+    stops = [vocabulary[word] for word in template.stop_words if word in vocabulary]
+    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in stops:
+        stops.append(tokenizer.eos_token_id)
+    return GenerationConfig(
+        do_sample=False,
+        eos_token_id=stops or None,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+
+
+def jinja(template: ChatTemplate, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A chat template as transformers' tokenizers and processors take it.
+
+    The same text that :func:`projects.common.conversation.encode_conversation` makes of turns.
+    """
+    token_id(tokenizer, IMAGE_CONTEXT)
+    before, after = template.user.split("{input}")
+    opening, closing = template.system.split("{system}")
+    bos = tokenizer.bos_token or ""
+    default = template.default_system
+    parts = [
+        "{%- macro said(content) -%}{%- if content is string -%}{{ content }}{%- else -%}"
+        "{%- for part in content -%}{%- if part.type == 'image' -%}",
+        f"{{{{ {(IMAGE_CONTEXT + chr(10))!r} }}}}",
+        "{%- elif part.type == 'text' -%}{{ part.text }}{%- endif -%}{%- endfor -%}{%- endif -%}"
+        "{%- endmacro -%}",
+        f"{{{{ {bos!r} }}}}",
+        "{%- if messages[0].role == 'system' -%}",
+        f"{{{{ {opening!r} + said(messages[0].content) + {closing!r} }}}}",
+        "" if default is None else f"{{%- else -%}}{{{{ {(opening + default + closing)!r} }}}}",
+        "{%- endif -%}{%- for message in messages -%}{%- if message.role == 'user' -%}",
+        f"{{{{ {before!r} + said(message.content) + {after!r} }}}}",
+        "{%- elif message.role == 'assistant' -%}",
+        f"{{{{ said(message.content) + {template.end!r} + {template.separator!r} }}}}",
+        "{%- endif -%}{%- endfor -%}",
+    ]
+    return "".join(parts)
+
+
+def _plain_policy(policy: TrackingPolicy) -> dict[str, Any]:
+    said = dataclasses.asdict(policy)
+    dtype = said["memory_dtype"]
+    return said | {"memory_dtype": None if dtype is None else str(dtype).removeprefix("torch.")}
+
+
+# ---- places -----------------------------------------------------------------------------------
+
+
+def check_place(folder: Path, force: bool) -> None:
+    """Find out before a model is built whether the folder may be written.
+
+    Raises:
+        FileExistsError: it is there, or it is no export that ``force`` could replace.
+    """
+    if not folder.exists():
+        return
+    if not force:
+        raise FileExistsError(f"{folder} exists; choose another name, or replace it by --force")
+    if not (folder / "config.json").is_file():
+        raise FileExistsError(f"{folder} holds no config.json, so it is no export: not replaced")
+
+
+def _check(model: Sa2VA, folder: Path, layout: str, keep_lora: bool, force: bool) -> None:
+    if layout not in LAYOUTS:
+        raise ValueError(f"unknown layout {layout!r}; choose one of {', '.join(LAYOUTS)}")
+    check_place(folder, force)
+    if keep_lora and layout == "original":
+        raise ValueError(
+            "LoRA is kept in peft's files, which name the modules of transformers' classes: write "
+            "the transformers layout, or merge LoRA"
+        )
+    if keep_lora and not has_lora(model.mllm.model):
+        raise ValueError("there is no LoRA to keep in this model")
+
+
+def _put_in_place(partial: Path, folder: Path) -> None:
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    if folder.exists():
+        os.rename(folder, old)
+    try:
+        os.rename(partial, folder)
+    except OSError:
+        if old.exists():
+            os.rename(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
