@@ -270,7 +270,6 @@ class Sam2(nn.Module):
         recompute: bool,
     ) -> MaskCandidates:
         module, high_res = self._decoder_with_features(features, decoder)
-        prompt = prompt or Prompt(**self._empty_point(len(features)))
         fallback = stability_fallback and not module.training
 
         def run(embed: Tensor, stride4: Tensor, stride8: Tensor, *given: Tensor | None):
@@ -285,7 +284,9 @@ class Sam2(nn.Module):
             )
             return *answers, object_score(module, tokens)
 
-        given = (prompt.points, prompt.labels, prompt.tokens, prompt.previous)
+        given: tuple[Tensor | None, ...] = (None, None, None, None)
+        if prompt is not None:
+            given = (prompt.points, prompt.labels, prompt.tokens, prompt.previous)
         masks, iou, tokens, object_logits = self._run(
             "decoder", run, features.embed, *high_res, *given, always=recompute
         )
@@ -329,21 +330,23 @@ class Sam2(nn.Module):
         tokens: Tensor | None,
         previous: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """Sparse [B, 1, tokens, C] and dense [1 or B, C, h, w] embeddings."""
-        device = self.device
+        """Sparse [B, 1, tokens, C] and dense [1 or B, C, h, w] or [1, C, 1, 1] embeddings."""
+        device, encoder = self.device, self.blocks.prompt_encoder
+        if points is None and previous is None:  # what tracking asks on every frame
+            # the code of an empty point, and of the padding point behind it
+            sparse = encoder.not_a_point_embed.weight.expand(rows, 1, 2, -1)
+            return _with_tokens(sparse, tokens), encoder.no_mask_embed.weight[:, :, None, None]
         if points is None:
             points, labels = self._empty_point(rows).values()
         if previous is not None:
             previous = self._resize(previous.to(device), self.mask_size).to(self.dtype)
-        sparse, dense = self.blocks.prompt_encoder(
+        sparse, dense = encoder(
             input_points=points.to(device).float()[:, None],
             input_labels=labels.to(device).long()[:, None],
             input_boxes=None,
             input_masks=previous,
         )
-        if tokens is not None:
-            sparse = torch.cat((sparse, tokens.to(device=device, dtype=sparse.dtype)[:, None]), 2)
-        return sparse, dense
+        return _with_tokens(sparse, tokens), dense
 
     def _mask_as_output(
         self, features: FrameFeatures, mask: Tensor, decoder: nn.Module | None
@@ -510,6 +513,11 @@ class Sam2(nn.Module):
             with torch.inference_mode(False), torch.no_grad():
                 self._dense = (key, self.blocks.get_image_wide_positional_embeddings())
         return self._dense[1]
+
+
+def _with_tokens(sparse: Tensor, tokens: Tensor | None) -> Tensor:
+    """Prompt tokens [B, 1, n, C] with those of language [B, K, C] behind them."""
+    return sparse if tokens is None else torch.cat((sparse, tokens.to(sparse)[:, None]), dim=2)
 
 
 def _once(rows: Tensor) -> Tensor:

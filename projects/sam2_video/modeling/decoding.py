@@ -27,7 +27,7 @@ def decode_tokens(
         embed: [B, C, h, w].
         position: [1, C, h, w] code of the places.
         sparse: [B, 1, n, C] tokens of the prompt.
-        dense: [1 or B, C, h, w].
+        dense: [1 or B, C, h, w], or [1, C, 1, 1].
 
     Returns:
         tokens [B, 2 + masks + n, C] and image [B, C, h, w].

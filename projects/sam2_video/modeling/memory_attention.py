@@ -39,12 +39,12 @@ def attend(
     for layer in module.layers:
         query = layer.layer_norm1(frame)
         answer = _attention(layer.self_attn, query, query, query, rotation, 0)
-        frame = frame + layer.dropout1(answer)
+        frame = frame + _drop(layer.dropout1, answer)
         query = layer.layer_norm2(frame)
         answer = _attention(layer.cross_attn_image, query, keys, memory, rotation, pointers)
-        frame = frame + layer.dropout2(answer)
+        frame = frame + _drop(layer.dropout2, answer)
         hidden = layer.activation(layer.linear1(layer.layer_norm3(frame)))
-        frame = frame + layer.dropout3(layer.linear2(layer.dropout(hidden)))
+        frame = frame + _drop(layer.dropout3, layer.linear2(_drop(layer.dropout, hidden)))
     return module.layer_norm(frame)
 
 
@@ -65,6 +65,13 @@ def _attention(
     return module.o_proj(answer.transpose(1, 2).flatten(2))
 
 
+def _drop(dropout: nn.Dropout, values: Tensor) -> Tensor:
+    """Dropout that keeps a mask of bytes for backward; on a CPU torch's own keeps floats."""
+    if not (dropout.training and dropout.p):
+        return values
+    return torch.native_dropout(values, dropout.p, True)[0]
+
+
 def _split(tokens: Tensor, heads: int) -> Tensor:
     """[B, L, C] to [B, heads, L, d]."""
     return tokens.unflatten(2, (heads, -1)).transpose(1, 2)
@@ -72,9 +79,14 @@ def _split(tokens: Tensor, heads: int) -> Tensor:
 
 def _rotate(tokens: Tensor, rotation: Tensor, plain: int) -> Tensor:
     """Turn tokens [B, heads, n * h * w + plain, d], all but the last ``plain``, by their place."""
-    length = tokens.shape[2] - plain
+    rows, heads, total, width = tokens.shape
+    length = total - plain
     placed = tokens[:, :, :length] if plain else tokens
-    pairs = placed.float().unflatten(3, (-1, 2)).unflatten(2, (-1, len(rotation)))
+    if placed.dtype != torch.float32:
+        placed = placed.float()
+    pairs = placed.reshape(rows, heads, -1, len(rotation), width // 2, 2)
     turned = torch.view_as_real(torch.view_as_complex(pairs) * rotation)
-    turned = turned.flatten(4).flatten(2, 3).to(tokens.dtype)
+    turned = turned.reshape(rows, heads, length, width)
+    if turned.dtype != tokens.dtype:
+        turned = turned.to(tokens.dtype)
     return torch.cat((turned, tokens[:, :, length:]), dim=2) if plain else turned
