@@ -43,6 +43,7 @@ from projects.sam2_video.pretrained import (
     NEVER_READ,
     OUR_PREFIXES,
     POINT_CODES,
+    WeightsKind,
     read_sam2_state,
     weights_kind,
 )
@@ -269,8 +270,14 @@ def _check_start(found: _Source, state: State, config: Sam2VideoConfig) -> None:
     check_frozen(found.fingerprints, frozen_fingerprints(holder), str(found.path))
 
 
-def _describe(state: State, config: Sam2VideoConfig) -> str:
+def _kind(state: State) -> WeightsKind:
     kind = weights_kind(state)
+    assert kind is not None, "the state was found whole"
+    return kind
+
+
+def _describe(state: State, config: Sam2VideoConfig) -> str:
+    kind = _kind(state)
     name = "custom size" if kind.size is None else kind.size
     return f"SAM {kind.version} {name}, {config.num_maskmem} memory slots"
 
@@ -278,7 +285,7 @@ def _describe(state: State, config: Sam2VideoConfig) -> str:
 def _resized(state: State, image_size: int, config: Sam2VideoConfig) -> Sam2VideoConfig:
     if config.image_size == image_size:
         return config
-    kind = weights_kind(state)
+    kind = _kind(state)
     if kind.size is None:
         raise ValueError("image_size cannot be changed for a model of no released size")
     return sam2_config(
@@ -307,7 +314,7 @@ def _check_target(target: Path, to: Form, force: bool) -> None:
 
 
 def _write_meta(target: Path, state: State, config: Sam2VideoConfig, report: Conversion) -> None:
-    if weights_kind(state).size is None:
+    if _kind(state).size is None:
         raise ValueError(f"{report.source} is none of Meta's sizes: its code cannot build it")
     named = to_meta_names(state, where=report.source)
     report.notes.append(
@@ -337,7 +344,9 @@ def _write_transformers(
         partial.mkdir()
         config.architectures = [Sam2VideoModel.__name__]
         config.save_pretrained(partial)
-        _processor(config.image_size).save_pretrained(partial)
+        side = config.image_size
+        assert isinstance(side, int), "the input is a square"
+        _processor(side).save_pretrained(partial)
         save_safetensors(state, partial / "model.safetensors", metadata={"format": "pt"})
         if target.exists():
             os.rename(target, old)

@@ -45,7 +45,13 @@ class FrameReader:
         self.video = video
         self.side = side
         self.how = how
-        self.size: tuple[int, int] | None = None  # (height, width), known once a frame is read
+        self._size: tuple[int, int] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the video, known once a frame is read."""
+        assert self._size is not None, "no frame has been read"
+        return self._size
 
     def __call__(self, index: int) -> Tensor:
         """Frame ``index``.
@@ -55,7 +61,7 @@ class FrameReader:
         """
         image = np.asarray(self.video[index])
         size = image.shape[:2]
-        self.size = self.size or size
+        self._size = self._size or (size[0], size[1])
         if size != self.size:
             raise ValueError(
                 f"frame {index} is {size[0]} x {size[1]} (height x width), those read before are "

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -24,32 +23,16 @@ from torch import Tensor, nn
 
 from projects.sam2_video.frame_reader import FrameReader, Resize, Video, read_ahead, resize_frames
 from projects.sam2_video.modeling.blocks import Sam2
-from projects.sam2_video.modeling.memory import MemoryBank
 from projects.sam2_video.modeling.tracker import Tracker, TrackingPolicy
-from projects.sam2_video.modeling.typed import ABSENT_LOGIT, FrameFeatures, FrameOutput
-from projects.sam2_video.object_prompts import ObjectPrompt, check_prompts, to_network
+from projects.sam2_video.modeling.typed import ABSENT_LOGIT, FrameFeatures
+from projects.sam2_video.object_groups import GroupTracker, ObjectGroup, group_objects
+from projects.sam2_video.object_prompts import ObjectPrompt, check_prompts
 from projects.sam2_video.postprocess import fill_holes, remove_specks, winners
 
 __all__ = ["ObjectPrompt", "Video", "VideoPredictor", "inference", "resize_frames"]
 
 KEPT_FEATURES = 4  # prompted frames whose features wait for the groups that track over them
-PREVIOUS_LIMIT = 32.0  # Meta's bound of the logits that clicks correct
 Direction = Literal["forward", "backward", "both"]
-
-
-@dataclass
-class _Group:
-    """Objects with prompts on the same frames: one bank, one batch."""
-
-    rows: list[int]  # places in the output
-    memory: MemoryBank
-    prompts: dict[int, list[ObjectPrompt]]  # frame to one prompt per row
-    corrections: dict[int, list[ObjectPrompt]]
-    answers: dict[int, Tensor] = field(default_factory=dict)  # logits [B, 1, m, m] where prompted
-
-    @property
-    def first(self) -> int:
-        return min(self.prompts)
 
 
 class VideoPredictor:
@@ -203,10 +186,22 @@ class VideoPredictor:
             "backward": [(backward, True)],
             "both": [(forward, False), (backward[1:], True)],
         }[direction]
-        for prompt in prompts:
-            if prompt.correction and not any(prompt.frame in frames for frames, _ in passes):
-                raise ValueError(f"correction of {prompt.place}: this frame is not tracked")
+        self._check_corrections(prompts, passes)
         return FrameReader(video, side=self.sam2.image_size, how=self.resize), passes
+
+    def _check_corrections(
+        self, prompts: Sequence[ObjectPrompt], passes: list[tuple[range, bool]]
+    ) -> None:
+        for prompt in prompts:
+            if not prompt.correction:
+                continue
+            own = [p for p in prompts if p.object_id == prompt.object_id and not p.correction]
+            late = prompt.frame < min(p.frame for p in own) and self.before_prompt == "absent"
+            if not any(prompt.frame in run and (back or not late) for run, back in passes):
+                raise ValueError(
+                    f"correction of {prompt.place}: the object is not tracked there; it is "
+                    f"prompted on {', '.join(str(p.frame) for p in own)}"
+                )
 
     def _masks(
         self, reader: FrameReader, prompts: Sequence[ObjectPrompt], passes: list[tuple[range, bool]]
@@ -219,26 +214,42 @@ class VideoPredictor:
     def _logits(
         self, reader: FrameReader, prompts: Sequence[ObjectPrompt], passes: list[tuple[range, bool]]
     ) -> Iterator[tuple[int, Tensor]]:
-        groups = self._group(prompts, len(reader.video))
-        kept = self._answer_prompts(reader, groups)
+        length = len(reader.video)
+        groups = group_objects(
+            prompts,
+            chunk=self.object_chunk,
+            new_memory=lambda: self.tracker.new_memory(num_frames=length),
+        )
+        prompted = sorted({frame for group in groups for frame in group.prompts})
+        tracking = GroupTracker(
+            tracker=self.tracker,
+            clean=self._clean,
+            decoder=self.decoder,
+            keep_corrections=self.corrected_frames == "conditioning",
+            reader=reader,
+        )
+        kept = self._answer_prompts(tracking, reader, groups, prompted)
         for number, (frames, reverse) in enumerate(passes):
             if number:
                 for group in groups:
                     group.memory.tracked.clear()
-            yield from self._track(reader, groups, frames, kept, reverse=reverse)
+            yield from self._track(tracking, reader, groups, frames, kept, reverse=reverse)
 
     def _answer_prompts(
-        self, reader: FrameReader, groups: list[_Group]
+        self,
+        tracking: GroupTracker,
+        reader: FrameReader,
+        groups: list[ObjectGroup],
+        frames: list[int],
     ) -> dict[int, FrameFeatures]:
         """Answer all prompted frames; returns features that tracking needs again."""
         kept: dict[int, FrameFeatures] = {}
-        prompted = sorted({frame for group in groups for frame in group.prompts})
-        for frame, image in zip(prompted, read_ahead(prompted, reader), strict=True):
+        for frame, image in zip(frames, read_ahead(frames, reader), strict=True):
             with self._running():
-                features = self.sam2.encode_frames(image.to(self.sam2.device))
+                features = self._encode(image)
                 for group in groups:
                     if frame in group.prompts:
-                        self._answer(group, frame, features, reader)
+                        tracking.answer(group, frame, features)
             others = any(frame not in group.prompts for group in groups)
             if others and len(kept) < KEPT_FEATURES:
                 kept[frame] = features
@@ -246,8 +257,9 @@ class VideoPredictor:
 
     def _track(
         self,
+        tracking: GroupTracker,
         reader: FrameReader,
-        groups: list[_Group],
+        groups: list[ObjectGroup],
         frames: range,
         kept: dict[int, FrameFeatures],
         *,
@@ -258,18 +270,20 @@ class VideoPredictor:
         for frame in frames:
             answers: dict[int, Tensor] = {}
             with self._running():
-                features = kept.pop(frame, None)
-                if todo[frame] and features is None:
-                    features = self.sam2.encode_frames(next(images).to(self.sam2.device))
+                if todo[frame]:
+                    features = kept.pop(frame, None) or self._encode(next(images))
                 for number, group in enumerate(groups):
                     if number in todo[frame]:
-                        answers[number] = self._follow(group, frame, features, reader, reverse)
+                        answers[number] = tracking.follow(group, frame, features, reverse=reverse)
                     elif frame in group.answers:
                         answers[number] = group.answers[frame]
                 masks = self._join(groups, answers)
             yield frame, masks
 
-    def _unanswered(self, groups: list[_Group], frame: int, reverse: bool) -> set[int]:
+    def _encode(self, image: Tensor) -> FrameFeatures:
+        return self.sam2.encode_frames(image.to(self.sam2.device))
+
+    def _unanswered(self, groups: list[ObjectGroup], frame: int, reverse: bool) -> set[int]:
         """Numbers of the groups that are tracked on this frame."""
         early = reverse or self.before_prompt == "tracked"
         return {
@@ -278,113 +292,16 @@ class VideoPredictor:
             if frame not in group.answers and (early or frame > group.first)
         }
 
-    # ---- one frame of one group ---------------------------------------------------------------
+    # ---- the result ---------------------------------------------------------------------------
 
-    def _answer(
-        self, group: _Group, frame: int, features: FrameFeatures, reader: FrameReader
-    ) -> None:
-        """Decode and remember a prompted frame, without memory of others."""
-        features = _repeat(features, len(group.rows))
-        prompt = self._prompt(group.prompts[frame], reader)
-        memory = group.memory
-        output = self.tracker.step(
-            features, frame, memory, prompt=prompt, use_memory=False, run_memory_encoder=False
-        )
-        self._clean(output)
-        if len(reader.video) > 1:
-            self.tracker.remember(features, frame, output, memory, prompt=prompt)
-        group.answers[frame] = output.masks
-
-    def _follow(
-        self,
-        group: _Group,
-        frame: int,
-        features: FrameFeatures,
-        reader: FrameReader,
-        reverse: bool,
-    ) -> Tensor:
-        """Track a frame; logits [B, 1, m, m]. Memories hold what the network said, uncleaned."""
-        features = _repeat(features, len(group.rows))
-        output = self.tracker.step(
-            features,
-            frame,
-            group.memory,
-            reverse=reverse,
-            decoder=self.decoder,
-            run_memory_encoder=frame not in group.corrections,
-        )
-        self._clean(output)
-        if frame not in group.corrections:
-            return output.masks
-        return self._correct(group, frame, features, output.masks, reader, reverse)
-
-    def _correct(
-        self,
-        group: _Group,
-        frame: int,
-        features: FrameFeatures,
-        tracked: Tensor,
-        reader: FrameReader,
-        reverse: bool,
-    ) -> Tensor:
-        """Decode a tracked frame again with clicks and remember that answer."""
-        previous = tracked.clamp(-PREVIOUS_LIMIT, PREVIOUS_LIMIT)
-        prompt = self._prompt(group.corrections[frame], reader, previous)
-        output = self.tracker.step(
-            features, frame, group.memory, prompt=prompt, reverse=reverse, run_memory_encoder=False
-        )
-        self._clean(output)
-        self.tracker.remember(
-            features,
-            frame,
-            output,
-            group.memory,
-            prompt=prompt,
-            conditioning=self.corrected_frames == "conditioning",
-        )
-        return output.masks
-
-    def _clean(self, output: FrameOutput) -> None:
-        """Holes and specks; what is remembered of a prompted frame is what the user sees."""
+    def _clean(self, logits: Tensor) -> Tensor:
         if self.fill_hole_area:
-            output.masks = fill_holes(output.masks, self.fill_hole_area)
+            logits = fill_holes(logits, self.fill_hole_area)
         if self.remove_area:
-            output.masks = remove_specks(output.masks, self.remove_area)
+            logits = remove_specks(logits, self.remove_area)
+        return logits
 
-    def _prompt(
-        self, prompts: list[ObjectPrompt], reader: FrameReader, previous: Tensor | None = None
-    ):
-        return to_network(
-            prompts,
-            size=reader.size,
-            side=self.sam2.image_size,
-            device=self.sam2.device,
-            previous=previous,
-        )
-
-    # ---- objects and their groups -------------------------------------------------------------
-
-    def _group(self, prompts: Sequence[ObjectPrompt], num_frames: int) -> list[_Group]:
-        """Objects that are prompted and corrected on the same frames, ``object_chunk`` at most."""
-        by_object: dict[int, list[ObjectPrompt]] = {}
-        for prompt in prompts:
-            by_object.setdefault(prompt.object_id, []).append(prompt)
-        groups: list[_Group] = []
-        open_groups: dict[frozenset, _Group] = {}
-        for row, of_object in enumerate(by_object.values()):
-            frames = frozenset((prompt.frame, prompt.correction) for prompt in of_object)
-            group = open_groups.get(frames)
-            if group is None or len(group.rows) == self.object_chunk:
-                group = _Group([], self.tracker.new_memory(num_frames=num_frames), {}, {})
-                groups.append(group)
-                open_groups[frames] = group
-            group.rows.append(row)
-            for prompt in of_object:
-                store = group.corrections if prompt.correction else group.prompts
-                store.setdefault(prompt.frame, []).append(prompt)
-        return groups
-
-    def _join(self, groups: list[_Group], answers: dict[int, Tensor]) -> Tensor:
+    def _join(self, groups: list[ObjectGroup], answers: dict[int, Tensor]) -> Tensor:
         """Logits of all objects in their order; absent where a group has no answer."""
         if len(groups) == 1 and answers:
             return answers[0]
@@ -409,20 +326,6 @@ class VideoPredictor:
             torch.autocast(self.sam2.device.type, torch.bfloat16, enabled=self.precision == "bf16"),
         ):
             yield
-
-
-def _repeat(features: FrameFeatures, rows: int) -> FrameFeatures:
-    """One image's features for each of ``rows`` objects, without a copy."""
-
-    def repeat(level: Tensor) -> Tensor:
-        return level.expand(rows, *level.shape[1:])
-
-    kept = features.propagation_high_res
-    return FrameFeatures(
-        embed=repeat(features.embed),
-        high_res=(repeat(features.high_res[0]), repeat(features.high_res[1])),
-        propagation_high_res=None if kept is None else (repeat(kept[0]), repeat(kept[1])),
-    )
 
 
 def _upsample(logits: Tensor, height: int, width: int) -> Tensor:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from projects.sam2_video.losses import MultiStepMaskLoss
+from projects.sam2_video.modeling.blocks import Sam2
 from projects.sam2_video.modeling.tracker import Tracker, TrackingPolicy
 from projects.sam2_video.object_prompts import mask_to_input
+from projects.sam2_video.postprocess import fill_holes, remove_specks, winners
 from projects.sam2_video.predictor import ObjectPrompt, VideoPredictor
 from projects.sam2_video.prompting import PromptPlan, PromptSimulator
 from projects.sam2_video.toy import toy_sam2
@@ -21,8 +25,8 @@ class Planned(PromptSimulator):
         super().__init__(num_correction_clicks=0)
         self.fixed = plan
 
-    def plan(self, promptable, rng):
-        return self.fixed
+    def plan(self, visible, rng):
+        return [self.fixed]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +58,7 @@ def run(model, video, prompts, policy=None, **options):
 def test_it_is_the_training_forward(tracker_model, clip, clip_batch, monkeypatch, mask_prompt):
     batch = clip_batch(frames=4, objects=(3,), seed=2)
     sample = clip(frames=4, objects=3, seed=2)
-    plan = PromptPlan(conditioning=[0], mask_prompts=mask_prompt)
+    plan = PromptPlan(conditioning=(0,), mask_prompts=mask_prompt)
     unroll = TrainingUnroll(simulator=Planned(plan), loss=MultiStepMaskLoss())
     given = []
     original = Tracker.decode
@@ -252,3 +256,152 @@ def test_mistakes_are_named(tracker_model):
         ObjectPrompt(1, 0, points=np.zeros((2, 2)), labels=np.array([1]))
     with pytest.raises(ValueError, match="no propagation decoder"):
         VideoPredictor(tracker_model, decoder="propagation")
+
+
+def test_corrections_that_correct_nothing_are_refused(tracker_model):
+    video = np.zeros((6, 32, 32, 3), np.uint8)
+    predictor = VideoPredictor(tracker_model)
+    box = np.array([1, 1, 9, 9])
+    click = dict(points=np.array([[4.0, 4]]), labels=np.array([1]), correction=True)
+    with pytest.raises(ValueError, match="object 2 on frame 3: there is no tracked mask"):
+        predictor.propagate(video, [ObjectPrompt(1, 0, box=box), ObjectPrompt(2, 3, **click)])
+    late = [ObjectPrompt(1, 0, box=box), ObjectPrompt(2, 3, box=box), ObjectPrompt(2, 1, **click)]
+    with pytest.raises(ValueError, match="object 2 on frame 1: the object is not tracked there"):
+        predictor.propagate(video, late)
+    VideoPredictor(tracker_model, before_prompt="tracked").propagate(video, late)
+    with pytest.raises(ValueError, match="prompted on 0"):
+        far = [ObjectPrompt(1, 0, box=box), ObjectPrompt(1, 4, **click)]
+        predictor.propagate(video, far, max_frames=3)
+    with pytest.raises(ValueError, match="two prompts of object 1 on frame 0"):
+        predictor.propagate(video, [ObjectPrompt(1, 0, box=box), ObjectPrompt(1, 0, **click)])
+
+
+def test_a_correction_reaches_later_frames_only(tracker_model, clip):
+    sample = clip(frames=6, objects=2, seed=4)
+    prompts = mask_prompts(sample)
+    click = dict(points=np.array([[10.0, 80]]), labels=np.array([1]), correction=True)
+    plain = run(tracker_model, as_video(sample), prompts)
+    corrected = run(tracker_model, as_video(sample), [*prompts, ObjectPrompt(0, 3, **click)])
+    for frame in range(6):
+        assert (plain[frame][1] == corrected[frame][1]).mean() > 0.999  # the other object
+        if frame < 3:
+            assert (plain[frame][0] == corrected[frame][0]).mean() > 0.999
+    assert (plain[3][0] != corrected[3][0]).any()
+
+
+def test_options_are_checked_and_said(tracker_model):
+    for wrong in (
+        dict(resize="nearest"),
+        dict(before_prompt="maybe"),
+        dict(corrected_frames="all"),
+        dict(precision="fp16"),
+        dict(fill_hole_area=-1),
+        dict(object_chunk=0),
+        dict(object_chunk=2, policy=TrackingPolicy(non_overlapping=True)),
+    ):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            VideoPredictor(tracker_model, **wrong)
+    said = VideoPredictor(tracker_model, fill_hole_area=8, resize="meta").settings()
+    assert said["fill_hole_area"] == 8 and said["resize"] == "meta"
+    assert said["remove_area"] == 0 and said["non_overlapping"] is False
+
+
+def test_frames_of_two_sizes_are_refused(tracker_model):
+    video = [np.zeros((32, 32, 3), np.uint8), np.zeros((32, 40, 3), np.uint8)]
+    prompt = ObjectPrompt(1, 0, box=np.array([1, 1, 9, 9]))
+    with pytest.raises(ValueError, match="frame 1 is 32 x 40 .* 32 x 32"):
+        list(VideoPredictor(tracker_model).propagate(video, [prompt]))
+
+
+def test_each_frame_is_encoded_once(tracker_model, monkeypatch):
+    """Also where some objects are prompted on a frame over which others are tracked."""
+    encoded = []
+    encode = Sam2.encode_frames
+    monkeypatch.setattr(
+        Sam2, "encode_frames", lambda self, x, **k: encoded.append(len(x)) or encode(self, x, **k)
+    )
+    video = np.random.default_rng(0).integers(0, 255, (6, 40, 40, 3), dtype=np.uint8)
+    box = np.array([5.0, 5, 30, 30])
+    prompts = [
+        ObjectPrompt(1, 0, box=box),
+        ObjectPrompt(2, 2, box=box),
+        ObjectPrompt(3, 4, box=box),
+    ]
+    run(tracker_model, video, prompts)
+    assert sum(encoded) == 6
+
+
+def test_what_goes_wrong_while_reading_ahead_is_raised(tracker_model):
+    class Broken(LazyVideo):
+        def __getitem__(self, index):
+            if index == 2:
+                raise ValueError("frame 2 does not decode")
+            return super().__getitem__(index)
+
+    prompt = ObjectPrompt(1, 0, box=np.array([1, 1, 9, 9]))
+    seen = []
+    with pytest.raises(ValueError, match="frame 2 does not decode"):
+        for frame, _ in VideoPredictor(tracker_model).propagate(Broken(5, (32, 32)), [prompt]):
+            seen.append(frame)
+    assert seen == [0, 1]
+
+
+def test_leaving_early_leaves_no_thread(tracker_model):
+    prompt = ObjectPrompt(1, 0, box=np.array([1, 1, 9, 9]))
+    frames = VideoPredictor(tracker_model).propagate(LazyVideo(9, (32, 32)), [prompt])
+    next(frames)
+    next(frames)
+    frames.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("read-ahead")]
+
+
+def test_autocast_stays_close(tracker_model, clip):
+    sample = clip(frames=3, objects=2, seed=1)
+    video, prompts = as_video(sample), mask_prompts(sample)
+    exact = dict(VideoPredictor(tracker_model).logits(video, prompts))
+    rounded = dict(VideoPredictor(tracker_model, precision="bf16").logits(video, prompts))
+    difference = (exact[2] - rounded[2]).abs()
+    assert 0 < difference.mean() < 0.1 * exact[2].abs().mean()
+
+
+# ---- postprocessing ---------------------------------------------------------------------------
+
+
+def drawn(*rows: str) -> torch.Tensor:
+    return torch.tensor([[1.0 if cell == "#" else -1.0 for cell in row] for row in rows])[
+        None, None
+    ]
+
+
+def test_small_holes_are_filled():
+    logits = drawn(
+        "########",
+        "#.####.#",
+        "##.###.#",
+        "######.#",
+        "########",
+        "....####",
+    )
+    filled = fill_holes(logits, 2)
+    changed = (filled != logits)[0, 0].nonzero().tolist()
+    assert changed == [[1, 1], [2, 2]]  # joined by a corner; the others have 3 and 4 pixels
+    assert filled[0, 0, 1, 1] == pytest.approx(0.1)
+    assert (fill_holes(logits, 4) > 0).all()
+    assert fill_holes(logits, 1) is logits
+    zero = torch.where(logits > 0, logits, 0.0)  # background is at or below 0
+    assert torch.equal(fill_holes(zero, 2) > 0, filled > 0)
+
+
+def test_small_specks_are_removed():
+    logits = torch.cat([drawn("#..#", "....", "...#"), drawn("##..", "...#", "..#.")])
+    kept = remove_specks(logits, 1) > 0
+    assert not kept[0].any() and torch.equal(kept[1], logits[1] > 0)
+    assert not (remove_specks(logits, 2) > 0).any()
+
+
+def test_a_pixel_has_one_winner():
+    logits = torch.tensor([[[2.0, -1, 3, 0]], [[2.0, -2, 4, -1]]])
+    assert winners(logits).tolist() == [
+        [[True, False, False, False]],
+        [[False, False, True, False]],
+    ]
