@@ -178,7 +178,7 @@ def _workers(job: VosJob, devices: list[str]):
     if len(devices) == 1:
         yield lambda names: (_segment(job, devices[0], name) for name in names)
         return
-    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    context = _clean_processes()
     queue = context.Queue()
     for device in devices:
         queue.put(device)
@@ -189,6 +189,18 @@ def _workers(job: VosJob, devices: list[str]):
         yield lambda names: executor.map(_segment_here, [job] * len(names), names)
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def _clean_processes() -> Any:
+    """Processes that share no CUDA with this one, which does not survive a fork.
+
+    Where there is a fork server, it imports torch once for all of them.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 _device = "cpu"  # of a worker process
