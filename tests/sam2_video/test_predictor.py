@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from projects.common.video import VideoFile, write_mp4
 from projects.sam2_video.losses import MultiStepMaskLoss
 from projects.sam2_video.modeling.blocks import Sam2
 from projects.sam2_video.modeling.tracker import Tracker, TrackingPolicy
@@ -344,6 +345,21 @@ def test_what_goes_wrong_while_reading_ahead_is_raised(tracker_model):
         for frame, _ in VideoPredictor(tracker_model).propagate(Broken(5, (32, 32)), [prompt]):
             seen.append(frame)
     assert seen == [0, 1]
+
+
+def test_an_mp4_is_read_frame_by_frame(tracker_model, tmp_path, monkeypatch):
+    frames = [LazyVideo(6, (64, 64))[frame] for frame in range(6)]
+    write_mp4(tmp_path / "video.mp4", frames, fps=6)
+    video = VideoFile(tmp_path / "video.mp4")
+    decoded = video.read(range(6))
+    most = []
+    read = VideoFile.read
+    monkeypatch.setattr(VideoFile, "read", lambda self, i: most.append(len(i)) or read(self, i))
+    prompt = ObjectPrompt(1, 0, box=np.array([1, 1, 9, 9]))
+    lazy = run(tracker_model, video, [prompt])
+    assert set(most) == {1}
+    for frame, masks in run(tracker_model, decoded, [prompt]).items():
+        assert np.array_equal(masks, lazy[frame])
 
 
 def test_leaving_early_leaves_no_thread(tracker_model):

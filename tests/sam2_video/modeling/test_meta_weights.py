@@ -22,14 +22,14 @@ from tests.sam2_video.meta_reference import HIERA, build_meta
 PARAMETERS = {"tiny": 38962498, "small": 46060354, "base_plus": 80850178, "large": 224446642}
 
 
-@pytest.mark.parametrize("version", ["2.0", "2.1"])
+@pytest.mark.parametrize(("version", "slots"), [("2.0", 7), ("2.1", 7), ("2.1", 22)])
 @pytest.mark.parametrize("size", HIERA)
-def test_every_size_maps_without_a_tensor_left_over(size, version, monkeypatch):
+def test_every_size_maps_without_a_tensor_left_over(size, version, slots, monkeypatch):
     # Meta's Hiera reads the drop rates as numbers, which the meta device does not have
     monkeypatch.setattr(torch, "linspace", partial(torch.linspace, device="cpu"))
     with torch.device("meta"):
-        theirs = build_meta(size, image_size=1024, version=version).state_dict()
-        ours = build_sam2(sam2_config(size, version=version)).blocks
+        theirs = build_meta(size, image_size=1024, version=version, num_maskmem=slots).state_dict()
+        ours = build_sam2(sam2_config(size, version=version, num_maskmem=slots)).blocks
     mine = ours.state_dict()
     mapped = from_meta_names(theirs)
     assert mapped.keys() == mine.keys()
@@ -37,7 +37,8 @@ def test_every_size_maps_without_a_tensor_left_over(size, version, monkeypatch):
     back = to_meta_names(mine)
     assert {k: v.shape for k, v in back.items()} == {k: v.shape for k, v in theirs.items()}
     if version == "2.1":
-        assert sum(p.numel() for p in ours.parameters()) == PARAMETERS[size]
+        more = 64 * (slots - 7)
+        assert sum(p.numel() for p in ours.parameters()) == PARAMETERS[size] + more
 
 
 @pytest.fixture(scope="module")
