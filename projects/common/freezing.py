@@ -136,12 +136,15 @@ def merge_lora(module: nn.Module) -> int:
     return len(layers)
 
 
-def trainable_table(module: nn.Module, *, depth: int = 1) -> str:
-    """A table of parameter counts by top-level part: trainable, frozen, total, with totals.
+def trainable_table(module: nn.Module, *, depth: int | None = None) -> str:
+    """A table of parameter counts by part: trainable, frozen, total, with totals.
 
     Args:
-        depth: how many parts of a name tell parts apart.
+        depth: how many parts of a name tell parts apart; None: one more than all names share, so
+            that a model inside of another is not a single row.
     """
+    if depth is None:
+        depth = _shared_depth([name for name, _ in module.named_parameters()]) + 1
     counts: dict[str, list[int]] = {}
     for name, parameter in module.named_parameters():
         part = ".".join(name.split(".")[:depth])
@@ -159,6 +162,12 @@ def trainable_table(module: nn.Module, *, depth: int = 1) -> str:
         )
         for row in rows
     )
+
+
+def _shared_depth(names: Sequence[str]) -> int:
+    """How many leading parts all names have in common."""
+    columns = zip(*(name.split(".") for name in names), strict=False)  # as deep as the shortest
+    return next((i for i, column in enumerate(columns) if len(set(column)) > 1), 0)
 
 
 def _is_lora(module: nn.Module) -> bool:

@@ -146,3 +146,10 @@ def test_table_counts(model):
         ["total", "30", "100", "130"],
     ]
     assert "encoder.1" in freezing.trainable_table(model, depth=2)
+    # a model that is all of another is told apart below what its names share
+    inner = nn.Module()
+    inner.blocks = model
+    outer = nn.Module()
+    outer.net = inner
+    parts = [line.split()[0] for line in freezing.trainable_table(outer).splitlines()]
+    assert parts[1:] == ["net.blocks.encoder", "net.blocks.decoder", "net.blocks.head", "total"]

@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from projects.common import registry
+from projects.common.engine.config import load_config, plain
 from projects.common.freezing import merge_lora
 from projects.sam2_video.finetune.parts import LORA_TARGETS, MODULES, adapted_sam2
+from projects.sam2_video.finetune.prepare import prepare, with_overrides
+from projects.sam2_video.finetune.yaml_page import read_page
 from projects.sam2_video.modeling.blocks import build_sam2
 from projects.sam2_video.modeling.config import sam2_config
 from projects.sam2_video.toy import toy_sam2
@@ -70,3 +74,31 @@ def test_unknown_parts_and_nothing_to_train_are_refused():
         adapted_sam2(sam2=toy_sam2(), trainable=["memory_attn"])
     with pytest.raises(ValueError, match="nothing would train"):
         adapted_sam2(sam2=toy_sam2(), trainable=[])
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "base_plus", "large"])
+def test_pages_of_every_size_build(size, tiny_page, tmp_path):
+    """What the config of a released size builds, but for the weights."""
+    weights = tmp_path / "weights.pt"
+    weights.touch()
+    changes = {
+        "model.size": size,
+        "model.checkpoint": str(weights),
+        "model.image_size": 1024,
+        "model.memory_slots": 22,
+        "model.drop_path": 0.1,
+        "model.trainable": ["mask_decoder", "memory_attention"],
+        "model.lora": {"rank": 4},
+        "memory.checkpointing": ["encoder"],
+    }
+    run = prepare(with_overrides(read_page(tiny_page()), changes))
+    tree = plain(load_config(run.config))["model"]
+    assert tree["sam2"]["sam2"]["checkpoint"] == str(weights)
+    tree["sam2"]["sam2"]["checkpoint"] = None
+    with torch.device("meta"):
+        model = registry.build(tree)
+    assert (model.sam2.image_size, model.sam2.num_maskmem) == (1024, 22)
+    parts = {".".join(name.split(".")[2:4]) for name in trained(model)}
+    assert parts >= {"vision_encoder.backbone", "mask_decoder.transformer"}
+    encoder = [name for name in trained(model) if ".vision_encoder." in name]
+    assert encoder and all(".attn.qkv.lora_" in name for name in encoder)

@@ -14,9 +14,11 @@ from projects.common.engine.config import load_config, plain
 from projects.sam2_video.finetune.loading import finetuned_sam2
 from projects.sam2_video.finetune.yaml_page import read_page
 from projects.sam2_video.predictor import ObjectPrompt, VideoPredictor
+from projects.sam2_video.pretrained import read_sam2_state
 from projects.sam2_video.toy import toy_sam2
 from tests.engine.processes import Kill, run_tool
 from tests.sam2_video.finetune.conftest import FRAMES, scene
+from tools import convert_sam2
 from tools.finetune_sam2 import main
 
 ROOT = Path(__file__).parents[3]
@@ -113,6 +115,14 @@ def test_patience_ends_a_run_and_parts_stay_frozen(tiny_page, tmp_path):
         for name, value in model.state_dict().items():
             torch.testing.assert_close(value, before.state_dict()[name], atol=1e-6, rtol=1e-5)
     assert np.array_equal(track(after), track(before.eval()))
+    config = str(output / "config.py")
+    whole = tmp_path / "whole.safetensors"
+    arguments = [str(output / "best.pth"), str(whole), "--to", "ours", "--config", config]
+    assert convert_sam2.main(arguments) == 0
+    merged = read_sam2_state(whole)
+    assert set(merged) == set(before.blocks.state_dict())
+    for name, value in after.blocks.state_dict().items():
+        assert torch.equal(merged[name], value), name
 
 
 def test_debugging_leaves_the_run_alone(tiny_page, tmp_path):
