@@ -25,6 +25,9 @@ _WANTED = {
     "bool_type": "true or false",
     "list_type": "a list",
 }
+_MENDS = {
+    ("model", "checkpoint"): "; pretrained_models/README.md says where the released ones are",
+}
 _PATHS: tuple[KeyPath, ...] = (
     ("model", "checkpoint"),
     *(("dataset", key) for key in ("images", "annotations", "names", "exclude")),
@@ -186,7 +189,7 @@ def _conflicts(page: YamlPage) -> list[str]:
 def _missing_paths(page: YamlPage) -> list[str]:
     given = [(path, _get(page.data, path)) for path in _PATHS]
     return [
-        f"{_where(path, page)}: {value} does not exist"
+        f"{_where(path, page)}: {value} does not exist{_MENDS.get(path, '')}"
         for path, value in given
         if isinstance(value, str) and not Path(value).exists()
     ]
