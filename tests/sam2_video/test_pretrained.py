@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import Sam2VideoModel
 
+from pretrained_models.reshape import main as reshape_main
 from projects.common import registry
 from projects.common.checkpoint import read_state, save_safetensors
 from projects.sam2_video.modeling import Sam2, build_sam2, sam2_config, to_meta_state
@@ -146,6 +147,18 @@ def test_another_number_of_slots_is_resampled_and_said(meta_file, source, caplog
     assert torch.allclose(got[:, 0, 0], expected)
     assert torch.equal(got[0, 0, 0], table[0]) and torch.allclose(got[-1, 0, 0], table[-1])
     assert_equal(model, source, but=(TEMPORAL,))
+
+
+def test_reshape_writes_what_loading_resamples(meta_file, source, tmp_path, caplog):
+    output = tmp_path / "sam2.1_hiera_tiny_maskmem_22.pt"
+    assert reshape_main(["--input", str(meta_file), "--output", str(output)]) == 0
+    table = parameters(source)[TEMPORAL][:, 0, 0].T[None]
+    expected = torch.nn.functional.interpolate(table, 22, mode="linear", align_corners=True)[0].T
+    written = torch.load(output, weights_only=True)["model"]["maskmem_tpos_enc"]
+    assert torch.allclose(written[:, 0, 0], expected)
+    caplog.clear()
+    assert torch.equal(parameters(tiny(output, num_maskmem=22))[TEMPORAL], written)
+    assert "resampled" not in caplog.text
 
 
 @pytest.mark.parametrize("size", SIZES)
