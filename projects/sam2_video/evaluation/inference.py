@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -106,6 +106,7 @@ def segment_videos(job: VosJob, names: Sequence[str], *, devices: Sequence[str])
     if len(todo) < len(names):
         logger.info("%s: %d of %d are done", job.output_root, len(names) - len(todo), len(names))
     if not todo:
+        _predictor(job, devices[0])  # compares its weights and settings with those of the masks
         return
     with _workers(job, list(devices)[: len(todo)]) as results:
         for _ in track(results(todo), total=len(todo), description="videos"):
@@ -125,10 +126,10 @@ def segment_video(
     names = _frame_names(video)
     wanted = set(video.frame_indices) if settings.annotated_only else set(range(len(names)))
     order = predictor.object_ids(prompts)
-    partial = folder.with_name(f".{folder.name}.partial")
-    if partial.exists():
-        shutil.rmtree(partial)
-    writer = _writer(partial, video, objects, per_object=settings.per_object_output)
+    unfinished = folder.with_name(f".{folder.name}.partial")
+    if unfinished.exists():
+        shutil.rmtree(unfinished)
+    writer = _writer(unfinished, video, objects, per_object=settings.per_object_output)
     start = min(prompt.frame for prompt in prompts)
     empty = np.zeros(video.folder.size, dtype=bool)
     for position in sorted(wanted & set(range(start))):  # nothing is there before the first mask
@@ -139,14 +140,14 @@ def segment_video(
             writer.write(names[position], dict(zip(order, masks, strict=True)))
         if position == last:
             break
-    os.replace(partial, folder)
+    os.replace(unfinished, folder)
 
 
 def claim_output(root: Path, record: dict[str, Any]) -> None:
     """Note what makes the masks of a folder, or compare with what made those in it.
 
     Raises:
-        ValueError: it was something else; the message says what differs.
+        ValueError: it was something else, the message says what differs; or nobody knows what.
     """
     path = root / RECORD
     if path.is_file():
@@ -159,9 +160,15 @@ def claim_output(root: Path, record: dict[str, Any]) -> None:
                 "these, or delete that one"
             )
         return
-    partial = root / f".{RECORD}.{os.getpid()}"
-    partial.write_text(json.dumps(record, indent=1) + "\n")
-    os.replace(partial, path)
+    unknown = [entry.name for entry in root.iterdir() if entry.is_dir() and entry.name[0] != "."]
+    if unknown:
+        raise ValueError(
+            f"{root} holds folders such as {unknown[0]!r} and no {RECORD}, so nobody knows what "
+            "made them: choose an empty folder"
+        )
+    temporary = root / f".{RECORD}.{os.getpid()}"
+    temporary.write_text(json.dumps(record, indent=1) + "\n")
+    os.replace(temporary, path)
 
 
 def shard(names: Sequence[str], number: int, count: int) -> list[str]:
@@ -176,7 +183,7 @@ def shard(names: Sequence[str], number: int, count: int) -> list[str]:
 def _workers(job: VosJob, devices: list[str]):
     """An ordered ``map`` of names to written videos, in this process or in one per device."""
     if len(devices) == 1:
-        yield lambda names: (_segment(job, devices[0], name) for name in names)
+        yield partial(map, partial(_segment, job, devices[0]))
         return
     context = _clean_processes()
     queue = context.Queue()

@@ -22,8 +22,9 @@ def launched_share(text: str | None) -> Share:
     Raises:
         ValueError: not of that form.
     """
-    rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
-    ranks = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")))
+    rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if "RANK" not in os.environ and _under_srun():
+        rank, ranks = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_STEP_NUM_TASKS"])
     number, count = 1, 1
     if text is not None:
         parts = text.split("/")
@@ -45,7 +46,7 @@ def worker_devices(workers: int | None) -> list[str]:
         ValueError: several workers in a process that a launcher started.
     """
     gpus = torch.cuda.device_count()
-    local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID"))
+    local = os.environ.get("LOCAL_RANK", os.environ["SLURM_LOCALID"] if _under_srun() else None)
     if local is not None and workers not in (None, 1):
         raise ValueError("a launcher starts the processes here: leave --workers out")
     if local is not None:
@@ -54,3 +55,9 @@ def worker_devices(workers: int | None) -> list[str]:
     if count < 1:
         raise ValueError(f"workers must be at least 1, got {count}")
     return [f"cuda:{number % gpus}" if gpus else "cpu" for number in range(count)]
+
+
+def _under_srun() -> bool:
+    """Whether srun started this process as one of several; a batch script alone is one process,
+    whatever the number of tasks that its job may start."""
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1

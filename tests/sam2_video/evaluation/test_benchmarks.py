@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -122,6 +123,34 @@ def test_videos_that_cannot_be_scored_are_named(davis, tmp_path):
     with pytest.raises(ValueError, match="JPEGImages/a: 2 annotated frames"):
         VosBenchmark(source=davis).predict(model, 0)
     assert not model.prompts  # nothing was tracked
+
+
+def test_memory_does_not_grow_with_the_length_of_the_video(tmp_path):
+    size = (200, 300)
+    mask = np.zeros(size, bool)
+    mask[50:90, 60:130] = True
+
+    class Still(Oracle):
+        def propagate(self, video, prompts):
+            for frame in range(len(video)):
+                yield frame, mask[None]
+
+    def peak(length):
+        images, masks = tmp_path / f"images{length}" / "a", tmp_path / f"masks{length}" / "a"
+        images.mkdir(parents=True)
+        masks.mkdir(parents=True)
+        for frame in range(length):
+            Image.new("RGB", size[::-1]).save(images / f"{frame:05d}.jpg")
+            write_palette_png(masks / f"{frame:05d}.png", mask.astype(np.uint8))
+        source = PaletteSource(image_root=images.parent, annotation_root=masks.parent)
+        tracemalloc.start()
+        VosBenchmark(source=source).predict(Still(), 0)
+        _, highest = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return highest
+
+    peak(10)  # what is imported and cached on the way
+    assert peak(70) - peak(20) < 0.1 * 50 * mask.nbytes  # names and scores, no masks
 
 
 def test_a_real_model_runs_the_benchmark(davis, random_sam2):

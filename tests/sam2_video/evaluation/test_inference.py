@@ -333,6 +333,11 @@ def test_masks_of_two_models_do_not_mix(command, tmp_path):
     claim_output(out, record)
     with pytest.raises(ValueError, match="weights"):
         claim_output(out, record | {"weights": "others"})
+    with pytest.raises(ValueError, match="made otherwise"):  # though nothing is left to do
+        command("out", "--shard", "1/3", "--use-all-masks")
+    (out / "inference.json").unlink()
+    with pytest.raises(ValueError, match="such as 'a' and no inference.json"):
+        command("out", "--shard", "1/3")
 
 
 def test_mistakes_are_found_before_anything_runs(command, tmp_path):
@@ -355,6 +360,15 @@ def test_shares_and_devices(monkeypatch):
     assert launched_share("2/3") == Share(5, 12)  # nodes times ranks
     shares = [launched_share(f"{node}/3") for node in (1, 2, 3)]
     assert {share.number for share in shares} == {1, 5, 9}
+    monkeypatch.delenv("RANK")
+    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    assert launched_share(None) == Share(0, 1)  # a batch script, before srun
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    assert launched_share(None) == Share(3, 4)
+    monkeypatch.delenv("SLURM_STEP_NUM_TASKS")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert worker_devices(None) == ["cuda:0", "cuda:1"]
     assert worker_devices(3) == ["cuda:0", "cuda:1", "cuda:0"]
