@@ -27,9 +27,9 @@ from projects.llava_sam2.evaluation.responders import AskModel
 from projects.llava_sam2.hf.adapter import has_lora
 from projects.llava_sam2.hf.card import model_card
 from projects.llava_sam2.hf.described import describe_frames, describe_inputs
-from projects.llava_sam2.hf.export import LAYOUTS, check_place, export
 from projects.llava_sam2.hf.internvl import DTYPES
 from projects.llava_sam2.hf.shards import parse_size
+from projects.llava_sam2.hf.writing import LAYOUTS, check_place, export
 from projects.llava_sam2.models.sa2va import Sa2VA
 
 SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}

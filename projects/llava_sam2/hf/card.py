@@ -29,7 +29,7 @@ def model_card(
         config: file name of the config.
         tree: the config.
         scores: ``{"<benchmark>/<metric>": value}`` of this very checkpoint; None if there are none.
-        ask: see :func:`projects.llava_sam2.hf.export.export`.
+        ask: see :func:`projects.llava_sam2.hf.writing.export`.
         lora: what became of it, in words.
     """
     text = model.mllm.model.config.text_config

@@ -27,11 +27,12 @@ from projects.common.conversation import (
     IMAGE_END,
     IMAGE_START,
     TEMPLATES,
+    add_tokens,
     chat_template,
     check_template,
-    load_tokenizer,
     token_id,
 )
+from projects.common.tokenizer_files import read_tokenizer
 from projects.llava_sam2.hf.architectures import RELEASED, from_original, is_original
 from projects.llava_sam2.hf.grounding import GROUNDING_PREFIXES
 from projects.llava_sam2.hf.names import OriginalNames
@@ -95,7 +96,7 @@ def internvl_from_folder(
         config = model_config(said, where=str(folder))
         template = template or default_template(said, config, where=str(folder))
         chat_template(template)
-        tokenizer = tokenizer or load_tokenizer(folder)
+        tokenizer = tokenizer or own_tokenizer(folder, grounded=_is_grounded(said))
         check_tokenizer(tokenizer, config, where=str(folder), grounded=_is_grounded(said))
         check_template(tokenizer, template)
         model, report = load_internvl(folder, said, config, dtype=DTYPES.get(dtype))
@@ -162,6 +163,24 @@ def default_template(said: Mapping[str, Any], config: InternVLConfig, *, where: 
     )
 
 
+def own_tokenizer(folder: Path, *, grounded: bool) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder, with the grounding tokens.
+
+    Raises:
+        ValueError: it lacks tokens that the folder's weights were trained with.
+    """
+    tokenizer = read_tokenizer(folder)
+    known = tokenizer.get_vocab()
+    lacking = [token for token in _trained_tokens(grounded) if token not in known]
+    if lacking:
+        raise ValueError(
+            f"{folder}: the tokenizer lacks {', '.join(lacking)}, with which its weights were "
+            "trained: files are missing (added_tokens.json?), or belong to another model"
+        )
+    add_tokens(tokenizer, GROUNDING_TOKENS)
+    return tokenizer
+
+
 def check_tokenizer(
     tokenizer: PreTrainedTokenizerBase, config: InternVLConfig, *, where: str, grounded: bool
 ) -> None:
@@ -171,7 +190,7 @@ def check_tokenizer(
         ValueError: they have none, so that the tokenizer is not that of the weights.
     """
     rows = config.text_config.vocab_size
-    trained = (IMAGE_START, IMAGE_CONTEXT, IMAGE_END, *(GROUNDING_TOKENS if grounded else ()))
+    trained = _trained_tokens(grounded)
     lacking = [token for token in trained if token_id(tokenizer, token) >= rows]
     if lacking:
         raise ValueError(
@@ -268,6 +287,10 @@ def _stored_dtype(source: TensorFolder) -> torch.dtype:
 
 def _as_it_is(name: str, tensor: Tensor) -> dict[str, Tensor]:
     return {name: tensor}
+
+
+def _trained_tokens(grounded: bool) -> tuple[str, ...]:
+    return (IMAGE_START, IMAGE_CONTEXT, IMAGE_END, *(GROUNDING_TOKENS if grounded else ()))
 
 
 def _is_grounded(said: Mapping[str, Any]) -> bool:

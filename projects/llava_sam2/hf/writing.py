@@ -56,11 +56,13 @@ CARD = "README.md"
 FORMAT = 1
 _PROJECTOR = "text_hidden_fcs"
 _CONCEPT = "token_attn"
-_SPOKEN = {  # how InternVLProcessor asks its tokenizer for the image tokens
+# How InternVLProcessor asks its tokenizer for the image tokens. It wants a token for whole videos
+# too, which these models do not have (a video is a picture a frame): one that no question holds.
+_SPOKEN = {
     "start_image_token": IMAGE_START,
     "end_image_token": IMAGE_END,
     "context_image_token": IMAGE_CONTEXT,
-    "video_token": IMAGE_CONTEXT,
+    "video_token": IMAGE_END,
 }
 
 

@@ -16,11 +16,10 @@ from projects.common.engine import checkpoints
 from projects.common.engine.model import build_model
 from projects.llava_sam2.datasets.rows import Row
 from projects.llava_sam2.evaluation.ask import asker
-from projects.llava_sam2.hf import export as export_module
-from projects.llava_sam2.hf import load, sa2va_from_folder
+from projects.llava_sam2.hf import load, sa2va_from_folder, writing
 from projects.llava_sam2.hf.described import describe_heads
-from projects.llava_sam2.hf.export import export, jinja
 from projects.llava_sam2.hf.shards import parse_size
+from projects.llava_sam2.hf.writing import export, jinja
 from tests.llava_sam2.datasets.tiny import picture, save_jpeg, write_tokenizer
 from tests.llava_sam2.hf import toy_export
 from tools import convert_to_hf
@@ -130,7 +129,7 @@ def test_stock_processor_and_generation_config(tmp_path, tree, model):
     )
     assert inputs["input_ids"][0].tolist() == wanted.tolist()
     assert inputs["pixel_values"].shape == (1, 3, 32, 32)
-    assert processor.image_processor.image_mean == [0.485, 0.456, 0.406]
+    assert list(processor.image_processor.image_mean) == [0.485, 0.456, 0.406]
     said = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert said["eos_token_id"] == [tokenizer.get_vocab()["<|im_end|>"]]
     plain = AutoTokenizer.from_pretrained(tmp_path / "out")
@@ -243,7 +242,7 @@ def test_a_failure_leaves_nothing_and_an_old_export_as_it_was(tmp_path, model, m
     def fail(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr(export_module, "_write_tokenizer", fail)
+    monkeypatch.setattr(writing, "_write_tokenizer", fail)
     out = tmp_path / "out"
     with pytest.raises(OSError, match="disk full"):
         export(model, out)

@@ -300,14 +300,16 @@ def test_a_tokenizer_without_the_image_tokens(tmp_path, monkeypatch):
     make(tmp_path)
     monkeypatch.setattr(original, "IMAGE_TOKENS", [])
     original.write_qwen2_tokenizer(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    state = original.random_state(config)
-    config["llm_config"]["vocab_size"] = 260
-    for name in ("language_model.lm_head.weight", "language_model.model.embed_tokens.weight"):
-        state[name] = state[name][:260]
-    original.write_folder(tmp_path, config, state)
-    with pytest.raises(ValueError, match="260 embeddings.*<img>, <IMG_CONTEXT>, </img>"):
+    with pytest.raises(ValueError, match="lacks <img>, <IMG_CONTEXT>, </img>.*added_tokens.json"):
         load(tmp_path)
+
+
+def test_a_tokenizer_of_another_model(tmp_path):
+    make(tmp_path / "model")
+    original.write_internlm2_tokenizer(tmp_path / "other")
+    tokenizer = load_shared_tokenizer(tmp_path / "other")
+    with pytest.raises(ValueError, match="269 embeddings.*<img>, <IMG_CONTEXT>, </img> ids beyond"):
+        load(tmp_path / "model", tokenizer=tokenizer)
 
 
 @pytest.mark.parametrize(
