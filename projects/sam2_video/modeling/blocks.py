@@ -28,6 +28,7 @@ from transformers import Sam2VideoConfig, Sam2VideoModel
 
 from projects.common.freezing import grad_if_trainable
 
+from .compiling import Compiled, compiler_works
 from .decoding import FIRST_MASK, decode_masks, decode_tokens, object_score
 from .droppath import add_drop_path
 from .hiera import run_hiera
@@ -81,6 +82,8 @@ class Sam2(nn.Module):
             self.register_buffer(name, table, persistent=False)
         self._dense: tuple[tuple, Tensor] | None = None
         self.set_checkpointing(checkpointing)
+        self._run_hiera: Callable = run_hiera
+        self._attend: Callable = attend
 
     def _prepare_blocks(self, drop_path: float) -> None:
         blocks = self.blocks
@@ -113,6 +116,17 @@ class Sam2(nn.Module):
                 f"{', '.join(CHECKPOINTED)}"
             )
         self.checkpointing = chosen
+
+    def compile_parts(self) -> None:
+        """Run the image encoder and the memory attention through ``torch.compile``.
+
+        Where it does not work, one warning says why and the model runs as it is. The first calls
+        compile, which takes minutes at the larger sizes.
+        """
+        if not compiler_works("cuda" if torch.cuda.is_available() else "cpu"):
+            return
+        self._run_hiera = Compiled(run_hiera, name="image encoder")
+        self._attend = Compiled(attend, name="memory attention")
 
     def _run(self, part: str, function: Callable, *tensors: Tensor | None, always: bool = False):
         """``function(*tensors)``, recomputed in backward where the part is to be."""
@@ -177,7 +191,7 @@ class Sam2(nn.Module):
         pixels = (frames.to(self.device).float() / 255 - self.mean) / self.std
         encoder = self.blocks.vision_encoder
         recompute = "encoder" in self.checkpointing
-        stages = run_hiera(encoder.backbone, pixels.to(self.dtype), recompute=recompute)
+        stages = self._run_hiera(encoder.backbone, pixels.to(self.dtype), recompute=recompute)
         return feature_pyramid(encoder.neck, stages)
 
     def _project(self, decoder: nn.Module, stride4: Tensor, stride8: Tensor):
@@ -466,7 +480,7 @@ class Sam2(nn.Module):
         frame = embed if self.blocks.memory_attention.training else _once(embed)
         conditioned = self._run(
             "memory",
-            partial(attend, self.blocks.memory_attention, pointers=splits * len(pointers)),
+            partial(self._attend, self.blocks.memory_attention, pointers=splits * len(pointers)),
             frame.flatten(2).transpose(1, 2) + 0.1 * self.frame_position[:, 0].to(embed.dtype),
             torch.cat(tokens).transpose(0, 1),
             torch.cat(codes).to(embed.dtype),

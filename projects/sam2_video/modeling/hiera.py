@@ -49,10 +49,14 @@ def run_block(block: nn.Module, hidden: Tensor) -> Tensor:
 def _attend(block: nn.Module, normed: Tensor, size: tuple[int, int]) -> Tensor:
     """Attention within windows, [N, h, w, C] to [N, *size, C']."""
     attention, window, images = block.attn, block.window_size, len(normed)
-    qkv = attention.qkv(normed)
-    if window:
+    if window and all(side % window == 0 for side in normed.shape[1:3]):
+        normed, grid = _to_windows(normed, window)  # narrower than what it projects to
+        qkv = attention.qkv(normed)
+    elif window:
         fill = attention.qkv(normed.new_zeros(1, 1, 1, normed.shape[-1]))
-        qkv, grid = _to_windows(_pad(qkv, window, fill), window)
+        qkv, grid = _to_windows(_pad(attention.qkv(normed), window, fill), window)
+    else:
+        qkv = attention.qkv(normed)
     query, key, value = qkv.chunk(3, dim=-1)  # [windows, h, w, C'] each
     query = _pool(query, block.query_stride)
     answer = F.scaled_dot_product_attention(
