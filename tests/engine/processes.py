@@ -62,8 +62,12 @@ def run_tool(
     log = work_dir.with_name(f"{work_dir.name}.log")
     log.unlink(missing_ok=True)
     port = free_port()
+    # the fork server has the environment of the test that started it
+    environment = dict(os.environ)
     ranks = [
-        _CONTEXT.Process(target=_enter, args=(tool, command, rank, processes, port, log, kill))
+        _CONTEXT.Process(
+            target=_enter, args=(tool, command, environment, rank, processes, port, log, kill)
+        )
         for rank in range(processes)
     ]
     for process in ranks:
@@ -90,8 +94,10 @@ def _exit_code(process) -> int:
     return process.exitcode
 
 
-def _enter(tool, command, rank, processes, port, log, kill) -> None:
+def _enter(tool, command, environment, rank, processes, port, log, kill) -> None:
     _redirect(log)
+    os.environ.clear()
+    os.environ.update(environment)
     os.environ.update(OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu")
     if processes > 1:
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes))
