@@ -18,7 +18,7 @@ from torch import nn
 
 import projects  # noqa: F401  (compatibility lines first)
 from projects.common.engine import checkpoints
-from projects.common.engine.config import check_config, load_config, plain
+from projects.common.engine.config import check_model, load_config, plain
 from projects.common.engine.model import build_model
 from projects.sam2_video.conversion import FORMS, convert
 
@@ -47,7 +47,7 @@ def trained_model(source: Path, config: str, options: dict) -> nn.Module:
     """The model of a config, with the weights that it starts from."""
     checkpoints.weights_file(source)  # before the model is built
     tree = plain(load_config(config, options))
-    check_config(tree, train=False)
+    check_model(tree)
     return build_model(tree, int(tree.get("seed", 0)))
 
 

@@ -20,7 +20,7 @@ from mmengine.config import DictAction
 import projects  # noqa: F401  (compatibility lines first)
 from projects.common import registry
 from projects.common.engine import checkpoints
-from projects.common.engine.config import check_config, load_config, plain
+from projects.common.engine.config import check_model, load_config, plain
 from projects.common.engine.model import build_model
 from projects.llava_sam2.evaluation.ask import asker
 from projects.llava_sam2.evaluation.responders import AskModel
@@ -86,7 +86,7 @@ def convert(args: argparse.Namespace) -> str:
     check_place(args.out, args.force)
     parse_size(args.max_shard_size)
     tree = plain(load_config(args.config, args.cfg_options))
-    check_config(tree, train=False)
+    check_model(tree)
     checkpoints.weights_file(args.checkpoint, ema=args.ema)
     ask = asked(tree)
     model = build_model(tree, int(tree.get("seed", 0)))

@@ -17,7 +17,7 @@ from mmengine.config import DictAction
 
 import projects  # noqa: F401  (compatibility lines first)
 from projects.common.engine import checkpoints
-from projects.common.engine.config import check_config, load_config, plain
+from projects.common.engine.config import check_model, load_config, plain
 from projects.common.engine.model import build_model
 from projects.llava_sam2.evaluation.ask import ask_file, asker, check_paths
 
@@ -47,7 +47,7 @@ def main() -> None:
     try:
         check_paths(args.path, args.out)
         tree = plain(load_config(args.config, args.cfg_options))
-        check_config(tree, train=False)
+        check_model(tree)
         checkpoints.weights_file(args.checkpoint)
         ask = asker(tree)
         # seeded as in training: what is frozen and drawn at random is not in the checkpoint

@@ -139,6 +139,15 @@ def check_config(tree: dict[str, Any], *, train: bool = True, zero_stage: int = 
     registry.raise_mistakes(found)
 
 
+def check_model(tree: dict[str, Any]) -> None:
+    """As :func:`check_config`, of the model alone: to convert or ask it needs no dataset.
+
+    Raises:
+        ValueError: all mistakes, each with its key path.
+    """
+    check_config({"model": tree["model"]} if "model" in tree else {}, train=False)
+
+
 def _checkable(tree: dict[str, Any]) -> dict[str, Any]:
     """The tree with the arguments that the engine adds later: parameters, optimizers, folders."""
     tree = dict(tree)

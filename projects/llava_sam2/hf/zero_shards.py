@@ -195,7 +195,8 @@ def _read(file: Path) -> Any:
         with torch.serialization.safe_globals([(Inert, name) for name in strangers]):
             return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        lines = str(error).splitlines() or [type(error).__name__]
+        reason = next((line for line in lines if "blocked" in line), lines[0]).strip()
         raise ValueError(f"{file} is broken, or no file of torch: {reason}") from error
 
 

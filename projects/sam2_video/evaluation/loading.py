@@ -15,7 +15,7 @@ import torch
 
 from projects.common.checkpoint import INDEX_NAME, State, read_state
 from projects.common.engine import checkpoints
-from projects.common.engine.config import check_config, load_config, plain
+from projects.common.engine.config import check_model, load_config, plain
 from projects.common.engine.model import build_model
 from projects.sam2_video.modeling.blocks import Sam2
 from projects.sam2_video.modeling.config import SIZES
@@ -127,7 +127,7 @@ class ModelSpec:
         """What builds the config's model; its data need not be here."""
         tree = plain(load_config(str(self.model_cfg)))
         tree = {key: tree[key] for key in ("model", "precision", "seed") if key in tree}
-        check_config(tree, train=False)
+        check_model(tree)
         return tree
 
     def _trained(self, tree: dict[str, Any]) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from projects.common.engine import checkpoints
-from projects.common.engine.config import check_config, load_config, plain
+from projects.common.engine.config import check_model, load_config, plain
 from projects.common.engine.model import build_model
 from projects.common.freezing import has_lora, merge_lora
 from projects.sam2_video.finetune.prepare import CONFIG
@@ -29,7 +29,7 @@ def finetuned_sam2(
     """
     output = Path(output)
     tree = plain(load_config(output / CONFIG))
-    check_config(tree, train=False)
+    check_model(tree)
     folder = output / checkpoints.BEST_FOLDER if which == "best" else output
     checkpoints.weights_file(folder, ema=ema)  # before the model is built
     model = build_model(tree, int(tree["seed"]))

@@ -97,19 +97,32 @@ def test_made_shards(tmp_path, stage, ranks):
 
 
 class Harm:
+    def __init__(self, path, run):
+        self.path, self.run = path, run
+
     def __reduce__(self):
-        return os.mkdir, (str(self.path),)
+        return self.run, (str(self.path),)
+
+
+def make_folder(path):
+    os.mkdir(path)
 
 
 def test_nothing_in_a_shard_is_run(tmp_path):
-    harm = Harm()
-    harm.path = tmp_path / "harmed"
+    harm = Harm(tmp_path / "harmed", make_folder)
     wanted = write(tmp_path / "zero", 2, 2, extra={"log": harm})
     found = merge_shards(open_shards(tmp_path / "zero"))
     assert set(found) == set(wanted) and not harm.path.exists()
     with pytest.raises(FileExistsError):  # and it would have been
         harm.path.mkdir()
         pickle.loads(pickle.dumps(harm))
+
+
+def test_a_shard_that_calls_the_system_is_refused(tmp_path):
+    write(tmp_path / "zero", 2, 2, extra={"log": Harm(tmp_path / "harmed", os.mkdir)})
+    with pytest.raises(ValueError, match="module posix is blocked"):
+        open_shards(tmp_path / "zero")
+    assert not (tmp_path / "harmed").exists()
 
 
 def test_a_stage_written_as_deepspeeds_enum(tmp_path):

@@ -126,7 +126,7 @@ def test_frozen_parts_stay_in_eval_and_outside_autograd(build_model, make_sample
 
 
 def _any_grad(output):
-    values = output.values() if hasattr(output, "values") else [output]
+    values = [output] if isinstance(output, torch.Tensor) else output.values()
     flat = [v for value in values for v in (value if isinstance(value, tuple) else (value,))]
     return any(isinstance(v, torch.Tensor) and v.requires_grad for v in flat)
 
