@@ -10,6 +10,7 @@ public models were trained with (InternLM2, Qwen2.5, Phi-3, Llama 3 and Vicuna c
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +23,12 @@ from transformers import PreTrainedTokenizerBase
 from projects.common.tokenizer_files import read_tokenizer
 
 IMAGE_PLACEHOLDER = "<image>"  # in questions; never reaches the tokenizer
+REGION_PLACEHOLDER = "<region>"  # the same for a region that the question points at
 IMAGE_START, IMAGE_CONTEXT, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
 SEG = "[SEG]"
-GROUNDING_TOKENS = (SEG, "<p>", "</p>", "<vp>", "</vp>")  # the tokens that Sa2VA adds, in its order
+PHRASE_START, PHRASE_END = "<p>", "</p>"  # around a phrase that is grounded by the [SEG] behind it
+REGION_START, REGION_END = "<vp>", "</vp>"  # around the visual tokens of a region
+GROUNDING_TOKENS = (SEG, PHRASE_START, PHRASE_END, REGION_START, REGION_END)  # in Sa2VA's order
 SPATIAL, TEMPORAL = "<SPATIAL>", "<TEMPORAL>"  # say which kind of answer a question wants
 FRAME_DIGITS = tuple(f"<frame_{digit}>" for digit in range(10))  # positions of frames, in answers
 SHARED_TOKENS = (
@@ -33,6 +37,7 @@ SHARED_TOKENS = (
     *FRAME_DIGITS,
 )
 IGNORE_INDEX = -100
+_PLACEHOLDERS = re.compile(f"({IMAGE_PLACEHOLDER}|{REGION_PLACEHOLDER})")
 
 
 @dataclass(frozen=True)
@@ -175,6 +180,7 @@ def encode_conversation(
     *,
     image_tokens: int = 0,
     image_ends: bool = True,
+    region_tokens: Sequence[int] = (),
     system: str | None = None,
     max_length: int | None = None,
     name: str = "conversation",
@@ -188,18 +194,22 @@ def encode_conversation(
         image_tokens: visual tokens of one ``<image>`` (tiles times tokens a tile).
         image_ends: whether ``<img>`` and ``</img>`` stand around them. They do around pictures; a
             row of frame features has no such ends.
+        region_tokens: visual tokens of each ``<region>`` of the questions, in order: ``<vp>``, so
+            many ``<IMG_CONTEXT>``, ``</vp>``.
         system: system text; None means the template's default.
         max_length: longer conversations are cut at the end. A cut is allowed only through plain
             text: one that would lose image tokens or touch an answer with [SEG] is an error.
         name: of the sample, for errors.
 
     Raises:
-        ValueError: for no turns, image placeholders that do not fit ``image_tokens``, or a cut
-            that the sample does not survive.
+        ValueError: for no turns, placeholders that do not fit ``image_tokens`` or
+            ``region_tokens``, or a cut that the sample does not survive.
     """
     if not turns:
         raise ValueError(f"{name}: a conversation needs at least one turn")
     chat = chat_template(template)
+    visual = _Visual(tokenizer, image_tokens, image_ends, region_tokens)
+    visual.check([question for question, _ in turns], name)
     ids = _opening(tokenizer, chat, system)
     labels: list[int] = []
     seg = tokenizer.get_vocab().get(SEG)
@@ -207,8 +217,8 @@ def encode_conversation(
     for number, (question, answer) in enumerate(turns):
         if IMAGE_PLACEHOLDER in answer:
             raise ValueError(f"{name}: answer {number} contains {IMAGE_PLACEHOLDER}")
-        ids += _encode_user(tokenizer, chat, question, image_tokens, image_ends, name)
-        if IMAGE_PLACEHOLDER in question:
+        ids += _encode_user(tokenizer, chat, question, visual, name)
+        if _PLACEHOLDERS.search(question):
             whole.append((len(ids), f"the images of turn {number}"))
         answer_ids = _encode_text(tokenizer, answer + chat.end)
         labels += [IGNORE_INDEX] * (len(ids) - len(labels)) + answer_ids
@@ -217,7 +227,6 @@ def encode_conversation(
             whole.append((len(ids), f"answer {number}, which contains {SEG}"))
         ids += _encode_text(tokenizer, chat.separator)
     labels += [IGNORE_INDEX] * (len(ids) - len(labels))
-    _check_images(turns, image_tokens, name)
     if max_length is not None and len(ids) > max_length:
         _check_cut(labels, whole, max_length, len(ids), name)
         ids, labels = ids[:max_length], labels[:max_length]
@@ -231,20 +240,69 @@ def prompt_ids(
     *,
     image_tokens: int = 0,
     image_ends: bool = True,
+    region_tokens: Sequence[int] = (),
     system: str | None = None,
     history: Sequence[tuple[str, str]] = (),
     name: str = "prompt",
 ) -> Tensor:
     """Token ids ``[L]`` up to where the model answers: the prefix of the training sequence."""
     chat = chat_template(template)
+    visual = _Visual(tokenizer, image_tokens, image_ends, region_tokens)
+    visual.check([*(past for past, _ in history), question], name)
     ids = _opening(tokenizer, chat, system)
     for past_question, answer in history:
-        ids += _encode_user(tokenizer, chat, past_question, image_tokens, image_ends, name)
+        ids += _encode_user(tokenizer, chat, past_question, visual, name)
         ids += _encode_text(tokenizer, answer + chat.end)
         ids += _encode_text(tokenizer, chat.separator)
-    ids += _encode_user(tokenizer, chat, question, image_tokens, image_ends, name)
-    _check_images([*history, (question, "")], image_tokens, name)
+    ids += _encode_user(tokenizer, chat, question, visual, name)
     return torch.tensor(ids)
+
+
+class _Visual:
+    """The ids that stand for pictures and regions in one conversation.
+
+    Sa2VA's visual prompt: a region's own visual tokens, once more, between ``<vp>`` and ``</vp>``.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        image_tokens: int,
+        image_ends: bool,
+        region_tokens: Sequence[int],
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.image_tokens = image_tokens
+        self.image_ends = image_ends
+        self.region_tokens = list(region_tokens)
+        self._coming = iter(self.region_tokens)
+
+    def check(self, questions: Sequence[str], name: str) -> None:
+        """Raise ValueError where placeholders and tokens do not line up."""
+        images = sum(question.count(IMAGE_PLACEHOLDER) for question in questions)
+        if (images > 0) != (self.image_tokens > 0):
+            raise ValueError(
+                f"{name}: {images} {IMAGE_PLACEHOLDER} in the questions, but {self.image_tokens} "
+                "visual tokens for each"
+            )
+        regions = sum(question.count(REGION_PLACEHOLDER) for question in questions)
+        if regions != len(self.region_tokens):
+            raise ValueError(
+                f"{name}: {regions} {REGION_PLACEHOLDER} in the questions, but visual tokens of "
+                f"{len(self.region_tokens)} regions"
+            )
+
+    def ids(self, placeholder: str) -> list[int]:
+        """What a placeholder becomes; regions are taken in their order."""
+        if placeholder == REGION_PLACEHOLDER:
+            return self._between(REGION_START, next(self._coming), REGION_END)
+        if self.image_ends:
+            return self._between(IMAGE_START, self.image_tokens, IMAGE_END)
+        return [token_id(self.tokenizer, IMAGE_CONTEXT)] * self.image_tokens
+
+    def _between(self, start: str, count: int, end: str) -> list[int]:
+        inner = [token_id(self.tokenizer, IMAGE_CONTEXT)] * count
+        return [token_id(self.tokenizer, start), *inner, token_id(self.tokenizer, end)]
 
 
 def _opening(
@@ -262,34 +320,21 @@ def _encode_user(
     tokenizer: PreTrainedTokenizerBase,
     chat: ChatTemplate,
     question: str,
-    image_tokens: int,
-    image_ends: bool,
+    visual: _Visual,
     name: str,
 ) -> list[int]:
     if IMAGE_CONTEXT in question:
         raise ValueError(f"{name}: the question spells {IMAGE_CONTEXT}; write {IMAGE_PLACEHOLDER}")
+    ids: list[int] = []
     # replace, not format: questions may contain braces
-    first, *rest = chat.user.replace("{input}", question).split(IMAGE_PLACEHOLDER)
-    ids = _encode_text(tokenizer, first)
-    for part in rest:
-        visual = [token_id(tokenizer, IMAGE_CONTEXT)] * image_tokens
-        if image_ends:
-            visual = [token_id(tokenizer, IMAGE_START), *visual, token_id(tokenizer, IMAGE_END)]
-        ids += visual + _encode_text(tokenizer, part)
+    for part in _PLACEHOLDERS.split(chat.user.replace("{input}", question)):
+        is_text = _PLACEHOLDERS.fullmatch(part) is None
+        ids += _encode_text(tokenizer, part) if is_text else visual.ids(part)
     return ids
 
 
 def _encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-
-
-def _check_images(turns: Sequence[tuple[str, str]], image_tokens: int, name: str) -> None:
-    images = sum(question.count(IMAGE_PLACEHOLDER) for question, _ in turns)
-    if (images > 0) != (image_tokens > 0):
-        raise ValueError(
-            f"{name}: {images} {IMAGE_PLACEHOLDER} in the questions, but {image_tokens} visual "
-            "tokens for each"
-        )
 
 
 def _check_cut(

@@ -72,38 +72,64 @@ class GroundingInputs:
         """uint8 [T, 3, S, S] for SAM 2."""
         return resize_frames(frames, self.grounding_size)
 
-    def conversation(self, turns: Sequence[Turn], *, tiles: int, video: bool, name: str) -> Encoded:
-        """Ids and labels of a conversation about an image of ``tiles`` tiles or a video of as many
-        frames; the pictures stand before the first question."""
-        (question, answer), *rest = turns
-        placed, tokens = self._place(question, tiles, video)
+    def conversation(
+        self,
+        turns: Sequence[Turn],
+        *,
+        tiles: int,
+        video: bool,
+        name: str,
+        region_tokens: Sequence[int] = (),
+    ) -> Encoded:
+        """Ids and labels of a conversation about an image of ``tiles`` tiles, a video of as many
+        frames, or (0 tiles) nothing to be seen.
+
+        Args:
+            turns: the pictures stand where a question says ``<image>``, else before the first one.
+            region_tokens: see :func:`encode_conversation`.
+        """
+        placed, tokens = self._place([question for question, _ in turns], tiles, video)
         return encode_conversation(
             self.tokenizer,
-            [(placed, answer), *rest],
+            [(question, answer) for question, (_, answer) in zip(placed, turns, strict=True)],
             self.template,
             image_tokens=tokens,
+            region_tokens=region_tokens,
             system=self.system,
             max_length=self.max_length,
             name=name,
         )
 
-    def prompt(self, question: str, *, tiles: int, video: bool, name: str) -> Tensor:
+    def prompt(
+        self,
+        question: str,
+        *,
+        tiles: int,
+        video: bool,
+        name: str,
+        region_tokens: Sequence[int] = (),
+    ) -> Tensor:
         """Ids [L] up to where the model answers."""
-        placed, tokens = self._place(question, tiles, video)
+        (placed,), tokens = self._place([question], tiles, video)
         return prompt_ids(
             self.tokenizer,
             placed,
             self.template,
             image_tokens=tokens,
+            region_tokens=region_tokens,
             system=self.system,
             name=name,
         )
 
-    def _place(self, question: str, tiles: int, video: bool) -> tuple[str, int]:
-        """The question behind its pictures, and the visual tokens of each picture.
+    def _place(self, questions: Sequence[str], tiles: int, video: bool) -> tuple[list[str], int]:
+        """The questions with their pictures, and the visual tokens of each picture.
 
         All tiles of an image are one picture; each frame of a video is a picture of its own.
         """
-        if video:
-            return f"{IMAGE_PLACEHOLDER}\n" * tiles + question, self.tokens_per_tile
-        return f"{IMAGE_PLACEHOLDER}\n{question}", tiles * self.tokens_per_tile
+        if not tiles:
+            return list(questions), 0
+        if not any(IMAGE_PLACEHOLDER in question for question in questions):
+            questions = [f"{IMAGE_PLACEHOLDER}\n{questions[0]}", *questions[1:]]
+        pictures = "\n".join([IMAGE_PLACEHOLDER] * (tiles if video else 1))
+        placed = [question.replace(IMAGE_PLACEHOLDER, pictures) for question in questions]
+        return placed, self.tokens_per_tile if video else tiles * self.tokens_per_tile
