@@ -102,18 +102,31 @@ class GroupTracker:
         """Track a frame and correct it where that is asked for; logits [B, 1, m, m]."""
         features = _repeat(features, len(group.rows))
         corrected = frame in group.corrections
-        output = self.tracker.step(
+        # a corrected frame is remembered once it is corrected
+        output = self.track(group, frame, features, reverse=reverse, remember=not corrected)
+        self._clean(output)
+        if corrected:
+            output = self._correct(group, frame, features, output.masks, reverse)
+        return output.masks
+
+    def track(
+        self,
+        group: ObjectGroup,
+        frame: int,
+        features: FrameFeatures,
+        *,
+        reverse: bool,
+        remember: bool,
+    ) -> FrameOutput:
+        """The group's rows on a frame without a prompt; its logits are remembered as they come."""
+        return self.tracker.step(
             features,
             frame,
             group.memory,
             reverse=reverse,
             decoder=self.decoder,
-            run_memory_encoder=not corrected,  # of the logits as they came
+            run_memory_encoder=remember,
         )
-        self._clean(output)
-        if corrected:
-            output = self._correct(group, frame, features, output.masks, reverse)
-        return output.masks
 
     def _correct(
         self,

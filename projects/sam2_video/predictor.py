@@ -221,19 +221,23 @@ class VideoPredictor:
             new_memory=lambda: self.tracker.new_memory(num_frames=length),
         )
         prompted = sorted({frame for group in groups for frame in group.prompts})
-        tracking = GroupTracker(
-            tracker=self.tracker,
-            clean=self._clean,
-            decoder=self.decoder,
-            keep_corrections=self.corrected_frames == "conditioning",
-            reader=reader,
-        )
+        tracking = self._tracking(reader)
         kept = self._answer_prompts(tracking, reader, groups, prompted)
         for number, (frames, reverse) in enumerate(passes):
             if number:
                 for group in groups:
                     group.memory.tracked.clear()
             yield from self._track(tracking, reader, groups, frames, kept, reverse=reverse)
+
+    def _tracking(self, reader: FrameReader) -> GroupTracker:
+        """What is done with groups of objects on the frames of one video."""
+        return GroupTracker(
+            tracker=self.tracker,
+            clean=self._clean,
+            decoder=self.decoder,
+            keep_corrections=self.corrected_frames == "conditioning",
+            reader=reader,
+        )
 
     def _answer_prompts(
         self,

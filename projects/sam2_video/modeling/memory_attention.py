@@ -81,6 +81,8 @@ def _rotate(tokens: Tensor, rotation: Tensor, plain: int) -> Tensor:
     """Turn tokens [B, heads, n * h * w + plain, d], all but the last ``plain``, by their place."""
     rows, heads, total, width = tokens.shape
     length = total - plain
+    if not length:
+        return tokens
     placed = tokens[:, :, :length] if plain else tokens
     if placed.dtype != torch.float32:
         placed = placed.float()
