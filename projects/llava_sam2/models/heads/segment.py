@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from projects.common.losses import dice_loss, mask_iou, point_sample, sample_uncertain_points
-from projects.llava_sam2.models.mllm import InternVL
+from projects.llava_sam2.models.adapter import LanguageAdapter
 from projects.llava_sam2.models.normalise import mean_count
 from projects.llava_sam2.models.seg_tokens import check_counts, gather_seg
 from projects.llava_sam2.structures import GroundingBatch
@@ -111,7 +111,9 @@ class SegmentHead(nn.Module):
         dtype = next(self.text_hidden_fcs.parameters()).dtype  # the language model's may be less
         return self.text_hidden_fcs(seg_hidden.to(dtype))
 
-    def loss(self, batch: GroundingBatch, *, mllm: InternVL, grounding: Sam2) -> dict[str, Tensor]:
+    def loss(
+        self, batch: GroundingBatch, *, mllm: LanguageAdapter, grounding: Sam2
+    ) -> dict[str, Tensor]:
         """``loss_language``, ``loss_bce``, ``loss_dice`` and, where weighted, ``loss_iou``,
         ``loss_object`` and ``loss_align``.
 
@@ -124,7 +126,7 @@ class SegmentHead(nn.Module):
         rows, frames = pair_rows(counts, batch), batch.grounding_frames
         scale = 1 / mean_count(0 if rows is None else len(rows.frame), hidden.device)
         if rows is None:
-            rows, frames, seg_hidden = _stand_in(hidden, grounding)
+            rows, frames, seg_hidden = stand_in(hidden, grounding)
             scale = scale * 0
         features = grounding.encode_frames(frames, split=self.frames_per_chunk)
         tokens = self.project(seg_hidden)
@@ -235,7 +237,7 @@ def _resize(masks: Tensor, targets: Tensor) -> Tensor:
     return F.interpolate(masks[:, None], size, mode="bilinear", align_corners=False)[:, 0]
 
 
-def _stand_in(hidden: Tensor, grounding: Sam2) -> tuple[Rows, Tensor, Tensor]:
+def stand_in(hidden: Tensor, grounding: Sam2) -> tuple[Rows, Tensor, Tensor]:
     """One row on a black frame, in place of none."""
     size, device = grounding.image_size, hidden.device
     index = torch.zeros(1, dtype=torch.int64, device=device)
