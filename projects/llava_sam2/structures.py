@@ -3,7 +3,8 @@
 Shapes: B samples; L tokens; N tiles (all samples together); F frames for SAM 2 (all samples
 together); E expressions with masks of one sample; T its frames; S the square input of SAM 2;
 h, w the resolution of the mask loss; P frames whose features are given, of width C, with P' those
-of all samples together.
+of all samples together; R regions that the questions of one sample point at, on the g x g grid of a
+tile's visual tokens.
 
 What the language model sees is pixels (tiles) or features of frames, never both in one sample.
 """
@@ -37,6 +38,7 @@ class GroundingSample:
     grounding_frames: Tensor | None = None  # [T, 3, S, S] uint8 RGB, for SAM 2; an image has T = 1
     masks: Tensor | None = None  # [E, T, h, w] bool
     features: Tensor | None = None  # [P, C] float, in place of pixel_values
+    regions: Tensor | None = None  # [R, g, g] bool, which visual tokens of the last tile they cover
 
 
 @dataclass
@@ -54,6 +56,8 @@ class GroundingBatch:
     masks: list[Tensor | None]  # per sample [E, T, h, w] bool, or None
     features: Tensor | None  # [P', C] float, in the order of the samples
     features_per_sample: list[int]  # sums to P'; 0 where a sample brings none
+    tiles_per_sample: list[int]  # sums to N; 0 where a sample brings no pixels
+    regions: list[Tensor | None]  # per sample [R, g, g] bool, or None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """Return a batch whose tensors lie on ``device``."""
@@ -96,6 +100,7 @@ def collate_grounding(samples: Sequence[GroundingSample], *, pad_id: int = 0) ->
         input_ids[row, :n] = sample.input_ids
         labels[row, :n] = sample.labels
         attention_mask[row, :n] = True
+    pixels = [sample.pixel_values for sample in samples]
     frames = [sample.grounding_frames for sample in samples]
     features = [sample.features for sample in samples]
     return GroundingBatch(
@@ -104,12 +109,14 @@ def collate_grounding(samples: Sequence[GroundingSample], *, pad_id: int = 0) ->
         input_ids=input_ids,
         attention_mask=attention_mask,
         labels=labels,
-        pixel_values=_concatenate([sample.pixel_values for sample in samples]),
+        pixel_values=_concatenate(pixels),
         grounding_frames=_concatenate(frames),
         frames_per_sample=[0 if clip is None else len(clip) for clip in frames],
         masks=[sample.masks for sample in samples],
         features=_concatenate(features),
         features_per_sample=[0 if rows is None else len(rows) for rows in features],
+        tiles_per_sample=[0 if tiles is None else len(tiles) for tiles in pixels],
+        regions=[sample.regions for sample in samples],
     )
 
 
@@ -128,6 +135,8 @@ def _check(sample: GroundingSample) -> None:
             f"{sample.name}: {len(sample.pixel_values)} tiles and {len(sample.features)} features; "
             "a sample brings pixels or features, not both"
         )
+    if sample.regions is not None and sample.pixel_values is None:
+        raise ValueError(f"{sample.name}: {len(sample.regions)} regions, but of no picture")
     if sample.masks is None:
         return
     frames = 0 if sample.grounding_frames is None else len(sample.grounding_frames)
