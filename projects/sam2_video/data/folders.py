@@ -10,11 +10,13 @@ import numpy as np
 
 from projects.common.masks import read_binary_png, read_palette_png
 from projects.common.video import IMAGE_SUFFIXES, read_image
-from projects.sam2_video.data.png import VOID, PaletteVideo
+from projects.sam2_video.data.png import PNG, VOID, PaletteVideo, holds_png
 from projects.sam2_video.data.sources import (
     ListFile,
     choose_names,
+    files_by_stem,
     find_frames,
+    is_video,
     require_all,
 )
 
@@ -135,7 +137,7 @@ class FolderSource(_MaskFolders):
             pairs = {
                 path.name: (find_frames(self.image_root, path.name), path)
                 for path in sorted(self.annotation_root.iterdir())
-                if path.is_dir()
+                if is_video(path)
             }
         super().__init__(
             pairs,
@@ -144,6 +146,11 @@ class FolderSource(_MaskFolders):
             exclude_file=exclude_file,
             where=where,
         )
+        empty = [str(mask) for _, mask in self.pairs.values() if not holds_png(mask)]
+        if empty:
+            raise ValueError(
+                f"{len(empty)} mask folders hold no PNG, save masks as PNG: {empty[:10]}"
+            )
 
     def __getitem__(self, index: int) -> MaskFolderVideo:
         name = self.names[index]
@@ -170,11 +177,10 @@ class ImageFolderSource(_MaskFolders):
         exclude_file: ListFile | None = None,
     ) -> None:
         self.image_root, self.annotation_root = _folder(image_root), _folder(annotation_root)
-        files = sorted(self.image_root.iterdir())
-        images = {path.stem: path for path in files if path.suffix.lower() in IMAGE_SUFFIXES}
-        masks = sorted(self.annotation_root.iterdir())
+        images = files_by_stem(self.image_root, IMAGE_SUFFIXES)
+        masks = files_by_stem(self.annotation_root, PNG)
         super().__init__(
-            {p.stem: (images.get(p.stem), p) for p in masks if p.suffix.lower() == ".png"},
+            {name: (images.get(name), path) for name, path in masks.items()},
             mask_values=mask_values,
             list_file=list_file,
             exclude_file=exclude_file,

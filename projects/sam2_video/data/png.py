@@ -11,13 +11,17 @@ from projects.common.masks import read_binary_png, read_palette_png
 from projects.sam2_video.data.sources import (
     VIDEO_SUFFIXES,
     ListFile,
+    files_by_stem,
     find_frames,
+    is_video,
     open_frames,
     require_all,
     video_names,
 )
 
+PNG = (".png",)
 VOID = 255  # palette index of pixels that count for no object
+_WAYS = "PaletteSource: <frame>.png, PerObjectSource: <object>/<frame>.png"
 _KEPT = 8  # decoded masks of a video that are kept: what is asked twice is asked soon again
 
 
@@ -34,7 +38,9 @@ class FolderVideo:
         self.folder, names = open_frames(frame_path)
         positions = {stem: index for index, stem in enumerate(names)}
         missing = [f"{frame_path}/{stem}" for stem in stems if stem not in positions]
-        require_all(missing, f"annotated frames of video {name}", "extract them")
+        require_all(
+            missing, f"annotated frames of video {name}", "extract them, or name masks as frames"
+        )
         self.stems = sorted(stems, key=positions.__getitem__)
         self.frame_indices = [positions[stem] for stem in self.stems]  # positions in the folder
 
@@ -50,8 +56,8 @@ class PaletteVideo(FolderVideo):
     """Masks as palette PNGs: the index of a pixel is the id of its object, 0 is background."""
 
     def __init__(self, *, name: str, frame_path: Path, mask_folder: Path) -> None:
-        self.mask_files = {path.stem: path for path in sorted(mask_folder.glob("*.[pP][nN][gG]"))}
-        super().__init__(name=name, frame_path=frame_path, stems=list(self.mask_files))
+        self.mask_files = files_by_stem(mask_folder, PNG)
+        super().__init__(name=name, frame_path=frame_path, stems=sorted(self.mask_files))
         self._ids: dict[int, np.ndarray] = {}
 
     def visible_objects(self, index: int) -> list[int]:
@@ -80,12 +86,11 @@ class PerObjectVideo(FolderVideo):
     """Masks as ``<object>/<frame>.png``, binary; a missing file means absent."""
 
     def __init__(self, *, name: str, frame_path: Path, mask_folder: Path) -> None:
-        self.object_folders = {
-            int(path.name): path for path in sorted(mask_folder.iterdir()) if path.name.isdigit()
+        self.object_folders = object_folders(mask_folder)
+        self.mask_files = {
+            key: files_by_stem(folder, PNG) for key, folder in self.object_folders.items()
         }
-        stems = {
-            path.stem for folder in self.object_folders.values() for path in folder.glob("*.png")
-        }
+        stems = {stem for files in self.mask_files.values() for stem in files}
         super().__init__(name=name, frame_path=frame_path, stems=sorted(stems))
 
     def visible_objects(self, index: int) -> list[int]:
@@ -94,12 +99,37 @@ class PerObjectVideo(FolderVideo):
     def read_masks(
         self, index: int, objects: Collection[int] | None = None
     ) -> dict[int, np.ndarray]:
-        files = {
-            key: folder / f"{self.stems[index]}.png"
-            for key, folder in self.object_folders.items()
-            if objects is None or key in objects
+        stem = self.stems[index]
+        return {
+            key: read_binary_png(files[stem])
+            for key, files in self.mask_files.items()
+            if stem in files and (objects is None or key in objects)
         }
-        return {key: read_binary_png(path) for key, path in files.items() if path.is_file()}
+
+
+def object_folders(mask_folder: Path) -> dict[int, Path]:
+    """Object id to folder, of ``<object>/<frame>.png``.
+
+    Raises:
+        ValueError: folders with masks that are not named by a number, or two of one number.
+    """
+    found: dict[int, Path] = {}
+    for path in sorted(mask_folder.iterdir()):
+        if not is_video(path) or not holds_png(path):
+            continue
+        if not path.name.isdigit():
+            raise ValueError(
+                f"{path}: folders of masks are named by the number of their object, such as 001; "
+                "rename it"
+            )
+        other = found.setdefault(int(path.name), path)
+        if other is not path:
+            raise ValueError(f"{mask_folder}: {other.name} and {path.name} are one object; join")
+    return found
+
+
+def holds_png(folder: Path) -> bool:
+    return any(path.suffix.lower() in PNG for path in folder.iterdir())
 
 
 class _PngSource:
@@ -111,7 +141,7 @@ class _PngSource:
     """
 
     video_type: type[PaletteVideo] | type[PerObjectVideo]
-    pattern: str  # of the mask files inside of a video's folder
+    pattern: str  # of the mask files inside of a video's folder, for messages
 
     def __init__(
         self,
@@ -137,15 +167,17 @@ class _PngSource:
         ]
         require_all(missing, "video folders", "extract them or correct the file list")
         self.frame_paths = {name: path for name, path in frames.items() if path is not None}
-        empty = [
-            str(self.annotation_root / name)
-            for name in self.names
-            if next((self.annotation_root / name).glob(self.pattern), None) is None
-        ]
+        empty = [name for name in self.names if not self._has_masks(self.annotation_root / name)]
         if empty:
             raise ValueError(
-                f"{len(empty)} annotation folders hold no {self.pattern}, first: {empty[:10]}"
+                f"{len(empty)} of {len(self.names)} folders of {self.annotation_root} hold no "
+                f"{self.pattern}, first: {empty[:10]}; are the masks stored another way "
+                f"({_WAYS})?"
             )
+
+    @staticmethod
+    def _has_masks(folder: Path) -> bool:
+        raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self.names)
@@ -163,11 +195,16 @@ class PaletteSource(_PngSource):
     """DAVIS, MOSE, YouTube-VOS: ``annotation_root/<video>/<frame>.png`` with a palette."""
 
     video_type = PaletteVideo
-    pattern = "*.[pP][nN][gG]"
+    pattern = "<frame>.png"
+    _has_masks = staticmethod(holds_png)
 
 
 class PerObjectSource(_PngSource):
     """SA-V val and test: ``annotation_root/<video>/<object>/<frame>.png``, binary."""
 
     video_type = PerObjectVideo
-    pattern = "*/*.png"
+    pattern = "<object>/<frame>.png"
+
+    @staticmethod
+    def _has_masks(folder: Path) -> bool:
+        return bool(object_folders(folder))

@@ -11,7 +11,12 @@ import numpy as np
 from projects.common.masks import decode_rle, rle_area
 from projects.common.video import IMAGE_SUFFIXES, read_image
 from projects.sam2_video.data.coco_json import field, read_json
-from projects.sam2_video.data.sources import ListFile, choose_names, require_all
+from projects.sam2_video.data.sources import (
+    ListFile,
+    choose_names,
+    files_by_stem,
+    require_all,
+)
 
 
 class Sa1bImage:
@@ -127,8 +132,8 @@ class Sa1bSource:
             min_stability=min_stability,
             max_masks=max_masks,
         )
-        images = _stems(self.image_root, IMAGE_SUFFIXES)
-        records = _stems(self.annotation_root, (".json",))
+        images = files_by_stem(self.image_root, IMAGE_SUFFIXES)
+        records = files_by_stem(self.annotation_root, (".json",))
         self.names = choose_names(
             set(images) & set(records),
             list_file=list_file,
@@ -151,9 +156,3 @@ class Sa1bSource:
         return Sa1bImage(
             name=name, path=self.images[name], json_path=self.records[name], filters=self.filters
         )
-
-
-def _stems(root: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    if not root.is_dir():
-        raise FileNotFoundError(f"folder {root} does not exist")
-    return {path.stem: path for path in root.iterdir() if path.suffix.lower() in suffixes}

@@ -6,8 +6,9 @@ takes are decoded later. Frames count the *annotated* frames of a video: 0 is th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Protocol
 
 import numpy as np
@@ -98,13 +99,18 @@ def video_names(
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"folder {folder} does not exist")
-    available = [] if list_file else [path.name for path in folder.iterdir() if path.is_dir()]
+    available = [] if list_file else [path.name for path in folder.iterdir() if is_video(path)]
     return choose_names(
         available,
         list_file=list_file,
         exclude_file=exclude_file,
         where=f"sub-folders of {folder}",
     )
+
+
+def is_video(path: Path) -> bool:
+    """Whether a folder may be a video's: tools leave hidden ones of their own beside them."""
+    return path.is_dir() and not path.name.startswith(".")
 
 
 def find_frames(root: Path, name: str) -> Path | None:
@@ -123,6 +129,38 @@ def open_frames(path: Path) -> tuple[FrameFolder | VideoFile, list[str]]:
         return folder, [Path(file).stem for file in folder.names]
     video = VideoFile(path)
     return video, [f"{number:05d}" for number in range(len(video))]
+
+
+def files_by_stem(root: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    """Files of a folder by their names without suffix; suffixes in capitals too.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: two files of one name.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"folder {root} does not exist")
+    found: dict[str, Path] = {}
+    for file in os.listdir(root):  # not Path.iterdir: SA-1B has 22 million of them
+        stem, suffix = os.path.splitext(file)
+        if suffix.lower() not in suffixes:
+            continue
+        if stem in found:
+            both = " and ".join(sorted((file, found[stem].name)))
+            raise ValueError(f"{root}: {both} have one name; remove one of them")
+        found[stem] = root / file
+    return found
+
+
+def inside(root: Path, name: str, where: str) -> Path:
+    """``root / name``, for a name that a file of annotations or a list gives.
+
+    Raises:
+        ValueError: the name leads out of the folder.
+    """
+    if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+        raise ValueError(f"{where}: {name!r} leads out of its folder; give a path below it")
+    return root / name
 
 
 def require_all(missing: list[str], what: str, mend: str) -> None:
@@ -144,8 +182,14 @@ def _read_lines(list_file: str | Path) -> list[str]:
     path = Path(list_file)
     if not path.is_file():
         raise FileNotFoundError(f"file list {path} does not exist; write one video name a line")
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    return [_without_suffix(line) for line in lines if line]
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # Windows' editors write a mark first
+    except UnicodeDecodeError as error:
+        raise ValueError(f"file list {path} is no UTF-8 text ({error}); save it as such") from error
+    names = [_without_suffix(line.strip()) for line in text.splitlines() if line.strip()]
+    for name in names:
+        inside(path, name, f"file list {path}")
+    return names
 
 
 def _without_suffix(name: str) -> str:

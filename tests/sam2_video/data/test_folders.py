@@ -68,6 +68,13 @@ def test_single_images(tmp_path):
         ImageFolderSource(image_root=tmp_path / "images", annotation_root=tmp_path / "masks")
 
 
+def test_two_images_of_one_name_are_refused(tmp_path):
+    write_frames(tmp_path / "images", ["a.jpg", "a.PNG"])
+    binary(tmp_path / "masks" / "a.png", square(0, 0))
+    with pytest.raises(ValueError, match="images: a.PNG and a.jpg have one name"):
+        ImageFolderSource(image_root=tmp_path / "images", annotation_root=tmp_path / "masks")
+
+
 def test_what_the_values_of_a_mask_mean(tmp_path):
     path = tmp_path / "mask.png"
     values = np.zeros((8, 10), np.uint8)
@@ -95,5 +102,8 @@ def test_what_is_missing_is_named(tmp_path):
     write_frames(tmp_path / "cat" / "images", ["1.png"])
     with pytest.raises(FileNotFoundError, match=r"annotated frames of video cat.*\n.*images/0"):
         FolderSource(image_root=tmp_path)[0]
+    (tmp_path / "cat" / "masks" / "0.png").rename(tmp_path / "cat" / "masks" / "0.jpg")
+    with pytest.raises(ValueError, match="1 mask folders hold no PNG.*cat/masks"):
+        FolderSource(image_root=tmp_path)
     with pytest.raises(ValueError, match="mask_values must be"):
         FolderSource(image_root=tmp_path, mask_values="colour")

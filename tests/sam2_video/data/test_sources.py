@@ -73,6 +73,32 @@ def test_file_lists_choose_videos(davis):
         palette_source(davis, list_file=davis / "nothere.txt")
 
 
+@pytest.mark.parametrize("text", [b"dog\r\n\r\n  \r\n", b"\xef\xbb\xbfdog\n", b"\n dog.MP4 \n"])
+def test_lists_of_any_editor(davis, text):
+    (davis / "val.txt").write_bytes(text)
+    assert palette_source(davis, list_file=davis / "val.txt").names == ["dog"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"\r\n \r\n", "list.txt names no video"),
+        (b"caf\xe9\n", "list.txt is no UTF-8 text"),
+        (b"../JPEGImages/dog\n", "list.txt: '../JPEGImages/dog' leads out of its folder"),
+        (b"/etc\n", "list.txt: '/etc' leads out"),
+    ],
+)
+def test_lists_that_name_nothing_of_ours(davis, text, message):
+    (davis / "list.txt").write_bytes(text)
+    with pytest.raises(ValueError, match=message):
+        palette_source(davis, list_file=davis / "list.txt")
+
+
+def test_hidden_folders_are_no_videos(davis):
+    (davis / "Annotations" / ".ipynb_checkpoints").mkdir()
+    assert palette_source(davis).names == ["cat", "dog"]
+
+
 def test_exclusion_lists_leave_videos_out(davis):
     (davis / "first.txt").write_text("dog.mp4\nnot here\n")
     (davis / "second.txt").write_text("cat\n")
@@ -118,8 +144,11 @@ def test_a_mask_without_its_frame_is_named(davis):
 def test_a_video_without_masks_is_found_at_load(davis):
     for path in (davis / "Annotations" / "cat").glob("*.png"):
         path.unlink()
-    with pytest.raises(ValueError, match=r"hold no .*cat"):
+    with pytest.raises(ValueError, match=r"1 of 2 folders of .* hold no <frame>.png, .*cat"):
         palette_source(davis)
+    roots = dict(image_root=davis / "JPEGImages", annotation_root=davis / "Annotations")
+    with pytest.raises(ValueError, match=r"no <object>/<frame>.png.*PaletteSource: <frame>.png"):
+        PerObjectSource(**roots)
 
 
 def test_a_broken_png_names_its_file(davis):
@@ -146,6 +175,29 @@ def test_per_object_videos(tmp_path):
     assert sorted(video.read_masks(0)) == [0] and sorted(video.read_masks(1)) == [0, 1]
     assert np.array_equal(video.read_masks(1)[1], square(2, 3))
     assert video.read_frames([2])[0, 0, 0, 0] == pytest.approx(80, abs=2)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".PNG"])
+def test_objects_have_one_folder_named_by_a_number(tmp_path, suffix):
+    write_frames(tmp_path / "frames" / "a", ["00000.jpg"])
+
+    def add(name: str) -> PerObjectSource:
+        folder = tmp_path / "masks" / "a" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        mask = Image.fromarray(square(0, 0).astype(np.uint8) * 255)
+        mask.save((folder / "00000.png").with_suffix(suffix))
+        return PerObjectSource(image_root=tmp_path / "frames", annotation_root=tmp_path / "masks")
+
+    assert add("255")[0].visible_objects(0) == [255]  # an id like any other here
+    assert add("001")[0].visible_objects(0) == [1, 255]
+    (tmp_path / "masks" / "a" / ".cache").mkdir()
+    (tmp_path / "masks" / "a" / "notes").mkdir()  # without masks
+    assert add("001")[0].visible_objects(0) == [1, 255]
+    with pytest.raises(ValueError, match="masks/a: 001 and 1 are one object"):
+        add("1")
+    (tmp_path / "masks" / "a" / "1").rename(tmp_path / "masks" / "a" / "dog")
+    with pytest.raises(ValueError, match="a/dog: folders of masks are named by the number"):
+        add("002")
 
 
 # ---- SA-V --------------------------------------------------------------------------------------
