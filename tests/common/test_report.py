@@ -205,6 +205,15 @@ def test_time_of_a_stage_is_the_sum_over_its_steps(work_dir: Path) -> None:
     assert "15s" in report_of(work_dir).text
 
 
+def test_losses_and_rates_are_drawn_and_bookkeeping_is_not(work_dir: Path) -> None:
+    row = {"epoch": 1, "samples_per_second": 8.0, "lr": 1e-3, "lrs": {"a": 1e-3}, "loss_x": 1.0}
+    rows = [{"step": step, **row} for step in (10, 20)]
+    write_lines(work_dir / "stage2" / "metrics.jsonl", rows)
+    text = report_of(work_dir).text
+    assert "loss_x" in text
+    assert "samples_per_second" not in text and "lrs" not in text
+
+
 def test_missing_scores_are_an_error_that_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such work directory"):
         read_results(tmp_path / "absent")

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 REPORT = "report.html"
 IMAGES_PER_RANK, VIDEOS_PER_RANK = 3, 2
-_BOOKKEEPING = ("step", "lr", "time", "data_time", "memory_mb")
+_BOOKKEEPING = ("step", "epoch", "lr", "time", "data_time", "memory_mb", "samples_per_second")
 _STYLE = Path(__file__).with_name("style.css")
 
 
