@@ -11,11 +11,19 @@ because a batch may hold the end of one pass and the beginning of the next.
 Every index occurs exactly as often as its dataset's repeat says in each pass; nothing is dropped at
 the end of a pass and nothing is drawn twice. Because a step is computed and not counted up to, a
 resumed run starts in the middle of a pass without reading what it has already seen.
+
+Grouped by length, the batches that lie within one pass are sorted ``WINDOW`` at a time:
+
+    shuffled pass:   | rest | b0 b1 ... b49 | b50 ... b99 | b100 ... | rest |
+    each window:     samples sorted by length, cut into batches again, the batches shuffled
+
+so a batch holds samples of about one length, and only the windows that a run comes to are measured.
+The rests share their batches with the neighbouring passes and stay as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -23,7 +31,11 @@ import numpy as np
 from torch.utils.data import Sampler
 
 # Streams of random numbers that must not coincide although they share (seed, number).
-_PASS, _EPOCH, _DRAW = 1, 2, 3
+_PASS, _EPOCH, _DRAW, _WINDOW = 1, 2, 3, 4
+
+WINDOW = 50  # batches that are sorted together
+
+LengthOf = Callable[[int, int], int]  # of a dataset's number and an index: the sample's length
 
 
 class Draw(NamedTuple):
@@ -35,20 +47,46 @@ class Draw(NamedTuple):
 
 
 class _Stream:
-    """The endless concatenation of reshuffled passes over datasets that share their batches."""
+    """The endless concatenation of reshuffled passes over datasets that share their batches.
+
+    ``total`` is the global batch: the stream is read so many rows at a time.
+    """
 
     def __init__(
-        self, number: int, datasets: list[int], lengths, repeats, batch_size: int, seed: int
+        self,
+        number: int,
+        datasets: list[int],
+        lengths,
+        repeats,
+        batch_size: int,
+        total: int,
+        seed: int,
+        length_of: LengthOf | None,
     ) -> None:
         self.number = number
         self.batch_size = batch_size
+        self.total = total
         self.seed = seed
+        self.length_of = length_of
         self._parts = [(d, lengths[d], *_split_repeat(lengths[d], repeats[d])) for d in datasets]
         self.size = sum(length * whole + extra for _, length, whole, extra in self._parts)
         self._passes: dict[int, np.ndarray] = {}
+        self._windows: dict[tuple[int, int], np.ndarray] = {}
 
-    def slice(self, start: int, stop: int) -> np.ndarray:
-        """Rows ``start..stop`` of the stream as int64 [n, 2] of (dataset, index)."""
+    def batch(self, number: int) -> np.ndarray:
+        """Rows of global batch ``number`` as int64 [total, 2] of (dataset, index)."""
+        start = number * self.total
+        which = start // self.size
+        first = -(-which * self.size // self.total)  # of the batches that lie within this pass
+        end = (which + 1) * self.size // self.total
+        if self.length_of is None or not first <= number < end:
+            return self._slice(start, start + self.total)
+        window, place = divmod(number - first, WINDOW)
+        begin = first + window * WINDOW
+        rows = self._window(which, window, begin, min(begin + WINDOW, end))
+        return rows[place * self.total : (place + 1) * self.total]
+
+    def _slice(self, start: int, stop: int) -> np.ndarray:
         rows = []
         while start < stop:
             number, offset = divmod(start, self.size)
@@ -73,6 +111,16 @@ class _Stream:
             rows.append(np.stack([np.full(len(index), dataset), index], axis=1))
         return rng.permutation(np.concatenate(rows).astype(np.int64), axis=0)
 
+    def _window(self, which: int, window: int, begin: int, end: int) -> np.ndarray:
+        """The rows of batches ``begin..end`` of a pass, each batch of about one length."""
+        if (which, window) not in self._windows:
+            rows = self._slice(begin * self.total, end * self.total)
+            lengths = [self.length_of(int(dataset), int(index)) for dataset, index in rows]  # type: ignore[misc]
+            batches = rows[np.argsort(lengths, kind="stable")].reshape(-1, self.total, 2)
+            rng = np.random.default_rng([self.seed, _WINDOW, self.number, which, window])
+            self._windows = {(which, window): rng.permutation(batches, axis=0).reshape(-1, 2)}
+        return self._windows[which, window]
+
 
 class StepBatchSampler(Sampler[list[Draw]]):
     """Yields this rank's list of :class:`Draw` for every step from ``start_step`` on.
@@ -92,6 +140,8 @@ class StepBatchSampler(Sampler[list[Draw]]):
         start_step: step that iteration starts with; may be set before iterating.
         batch_sizes: of each dataset, in place of ``batch_size``, where samples are much smaller or
             larger than others; datasets of one task and size are mixed within a batch.
+        length_of: of a dataset's number and an index, the length that a sample will have (tokens);
+            batches then hold samples of about one length. None: batches as they are drawn.
 
     Raises:
         ValueError: lists of different lengths, an empty dataset, a negative repeat, no data at all,
@@ -111,6 +161,7 @@ class StepBatchSampler(Sampler[list[Draw]]):
         world_size: int = 1,
         start_step: int = 0,
         batch_sizes: Sequence[int] | None = None,
+        length_of: LengthOf | None = None,
     ) -> None:
         sizes = [batch_size] * len(lengths) if batch_sizes is None else list(batch_sizes)
         _check(lengths, repeats, tasks, [batch_size, *sizes], max_steps, rank, world_size)
@@ -126,7 +177,9 @@ class StepBatchSampler(Sampler[list[Draw]]):
             {"length": length, "repeat": repeat, "task": task, "global_batch": size * world_size}
             for length, repeat, task, size in zip(lengths, repeats, tasks, sizes, strict=True)
         ]
-        self._streams = _make_streams(lengths, repeats, tasks, sizes, seed)
+        self._streams = _make_streams(
+            lengths, repeats, tasks, sizes, world_size=world_size, seed=seed, length_of=length_of
+        )
         self.epoch_steps = epoch_steps(lengths, repeats, [size * world_size for size in sizes])
         self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -141,8 +194,7 @@ class StepBatchSampler(Sampler[list[Draw]]):
         """This rank's draws of ``step`` (0-based)."""
         which, number = self._stream_of(step)
         stream = self._streams[which]
-        total = stream.batch_size * self.world_size
-        rows = stream.slice(number * total, (number + 1) * total)
+        rows = stream.batch(number)
         start = self.rank * stream.batch_size
         return [
             Draw(int(rows[p, 0]), int(rows[p, 1]), _draw_seed(self.seed, step, p))
@@ -151,7 +203,7 @@ class StepBatchSampler(Sampler[list[Draw]]):
 
     def samples_of(self, step: int) -> int:
         """Samples of a step on all ranks together."""
-        return self._streams[self._stream_of(step)[0]].batch_size * self.world_size
+        return self._streams[self._stream_of(step)[0]].total
 
     def _stream_of(self, step: int) -> tuple[int, int]:
         """Which stream a step reads, and its how-manieth batch of that stream it is."""
@@ -171,9 +223,7 @@ class StepBatchSampler(Sampler[list[Draw]]):
 
     def _first_batches(self, epoch: int) -> np.ndarray:
         """How many batches each stream has given before ``epoch`` starts: int64 [streams]."""
-        counts = [
-            epoch * stream.size // (stream.batch_size * self.world_size) for stream in self._streams
-        ]
+        counts = [epoch * stream.size // stream.total for stream in self._streams]
         return np.array(counts, dtype=np.int64)
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -202,12 +252,32 @@ def epoch_steps(
     return steps
 
 
-def _make_streams(lengths, repeats, tasks, batch_sizes, seed: int) -> list[_Stream]:
+def repeats_of_weights(lengths: Sequence[int], weights: Sequence[float]) -> list[float]:
+    """Repeats that draw datasets in proportion to ``weights``.
+
+    An epoch stays as long as all items together: every weight 1 draws from each dataset equally
+    often, however large it is.
+
+    Raises:
+        ValueError: a negative weight, or none above 0.
+    """
+    if min(weights, default=0) < 0 or sum(weights) <= 0:
+        raise ValueError(f"weights {list(weights)}: they start at 0, and one must be above it")
+    share = sum(lengths) / sum(weights)
+    return [weight * share / length for length, weight in zip(lengths, weights, strict=True)]
+
+
+def _make_streams(
+    lengths, repeats, tasks, batch_sizes, *, world_size: int, seed: int, length_of
+) -> list[_Stream]:
     keys = list(zip(tasks, batch_sizes, strict=True))
     streams = []
     for number, key in enumerate(dict.fromkeys(keys)):
         datasets = [d for d, own in enumerate(keys) if own == key]
-        streams.append(_Stream(number, datasets, lengths, repeats, key[1], seed))
+        size = key[1]
+        streams.append(
+            _Stream(number, datasets, lengths, repeats, size, size * world_size, seed, length_of)
+        )
     return [stream for stream in streams if stream.size]
 
 

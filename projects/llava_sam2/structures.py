@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
 from torch import Tensor
+
+from projects.common.reading import SampleEvent
 
 IGNORE_INDEX = -100  # a label that is not supervised
 
@@ -39,6 +41,7 @@ class GroundingSample:
     masks: Tensor | None = None  # [E, T, h, w] bool
     features: Tensor | None = None  # [P, C] float, in place of pixel_values
     regions: Tensor | None = None  # [R, g, g] bool, which visual tokens of the last tile they cover
+    events: list[SampleEvent] = field(default_factory=list)  # what a run should count
 
 
 @dataclass
@@ -58,6 +61,7 @@ class GroundingBatch:
     features_per_sample: list[int]  # sums to P'; 0 where a sample brings none
     tiles_per_sample: list[int]  # sums to N; 0 where a sample brings no pixels
     regions: list[Tensor | None]  # per sample [R, g, g] bool, or None
+    events: list[SampleEvent] = field(default_factory=list)  # of all samples
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """Return a batch whose tensors lie on ``device``."""
@@ -117,6 +121,7 @@ def collate_grounding(samples: Sequence[GroundingSample], *, pad_id: int = 0) ->
         features_per_sample=[0 if rows is None else len(rows) for rows in features],
         tiles_per_sample=[0 if tiles is None else len(tiles) for tiles in pixels],
         regions=[sample.regions for sample in samples],
+        events=[event for sample in samples for event in sample.events],
     )
 
 

@@ -5,7 +5,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from projects.common.samplers import StepBatchSampler, epoch_steps
+from projects.common.samplers import (
+    WINDOW,
+    StepBatchSampler,
+    epoch_steps,
+    repeats_of_weights,
+)
 
 LENGTHS, REPEATS, TASKS = [37, 20, 11], [1.0, 2.5, 3.0], ["image", "video", "image"]
 SIZES = {"image": 37 + 33, "video": 50}  # draws of a pass
@@ -163,6 +168,93 @@ def test_a_task_may_have_batches_of_its_own_size():
 
 def test_naming_the_common_size_changes_nothing():
     assert list(make(batch_sizes=[4, 4, 4])) == list(make())
+
+
+# ---- grouped by length ----------------------------------------------------------------------
+
+TOKENS = np.random.default_rng(0).integers(20, 4000, size=3000)  # of one large dataset
+
+
+def grouped(**changes) -> StepBatchSampler:
+    settings = dict(
+        lengths=[3000, 50],
+        repeats=[1.0, 1.0],
+        tasks=["image", "video"],
+        batch_size=8,
+        seed=3,
+        max_steps=1200,
+        length_of=lambda dataset, index: int(TOKENS[index]) if dataset == 0 else 7,
+    )
+    return StepBatchSampler(**{**settings, **changes})
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 8])
+def test_grouped_ranks_share_the_global_batch_and_every_pass_is_complete(world_size):
+    whole = grouped(batch_size=16, max_steps=600)
+    ranks = [
+        grouped(batch_size=16 // world_size, rank=rank, world_size=world_size, max_steps=600)
+        for rank in range(world_size)
+    ]
+    rows = []
+    for step in range(600):
+        batch = whole.batch(step)
+        assert [draw for rank in ranks for draw in rank.batch(step)] == batch
+        rows += [draw.index for draw in batch if draw.dataset == 0]
+    passes = [rows[start : start + 3000] for start in (0, 3000, 6000)]
+    for one in passes:
+        assert sorted(one) == list(range(3000))  # disjoint and complete
+    assert passes[0] != passes[1]
+
+
+def test_grouped_batches_hold_similar_lengths():
+    def spread(sampler) -> float:
+        """Mean over the batches of the longest over the mean length: what padding costs."""
+        batches = [TOKENS[[d.index for d in b]] for b in sampler if b[0].dataset == 0]
+        return float(np.mean([lengths.max() / lengths.mean() for lengths in batches]))
+
+    assert spread(grouped(length_of=None)) > 1.6
+    assert spread(grouped()) < 1.05
+    # not from short to long: neighbouring steps of a window are as different as any two
+    means = [TOKENS[[d.index for d in b]].mean() for b in grouped() if b[0].dataset == 0]
+    assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.2
+
+
+def test_a_grouped_run_resumes_and_measures_only_what_it_comes_to():
+    whole = list(grouped())
+    measured = []
+
+    def length_of(dataset, index):
+        measured.append(index)
+        return int(TOKENS[index]) if dataset == 0 else 7
+
+    for start in (1, 377, 390, 1199):
+        resumed = grouped(start_step=start, length_of=length_of)
+        assert list(resumed) == whole[start:]
+    measured.clear()
+    grouped(length_of=length_of).batch(1_000_000)
+    assert len(measured) <= WINDOW * 8
+
+
+def test_lengths_that_are_all_alike_drop_nothing():
+    for length in (1, 5, 8, 9, 400, 401):  # shorter than a batch, a batch, and windows
+        sampler = grouped(lengths=[length], repeats=[1.0], tasks=["a"], max_steps=300)
+        rows = [draw.index for batch in sampler for draw in batch]
+        for start in range(0, len(rows) - length + 1, length):
+            assert sorted(rows[start : start + length]) == list(range(length))
+
+
+def test_weights_draw_in_proportion():
+    lengths, weights = [100, 1000, 10], [1.0, 1.0, 2.0]
+    repeats = repeats_of_weights(lengths, weights)
+    assert repeats == pytest.approx([2.775, 0.2775, 55.5])
+    draws = [repeat * length for repeat, length in zip(repeats, lengths, strict=True)]
+    assert sum(draws) == pytest.approx(sum(lengths)) and draws[2] == pytest.approx(2 * draws[0])
+    sampler = make(lengths=lengths, repeats=repeats, tasks=["a"] * 3, max_steps=1110)
+    counts = Counter(draw.dataset for batch in sampler for draw in batch)
+    assert counts[0] == pytest.approx(1110, abs=8) and counts[2] == pytest.approx(2220, abs=8)
+    for wrong in ([1.0, -1.0, 1.0], [0.0, 0.0, 0.0]):
+        with pytest.raises(ValueError, match="weights"):
+            repeats_of_weights(lengths, wrong)
 
 
 @pytest.mark.parametrize(

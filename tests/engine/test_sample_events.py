@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from projects.common.engine.hooks.samples import SampleEventsHook
-from projects.sam2_video.data.clip import SampleEvent
+from projects.common.reading import SampleEvent
 
 
 def test_events_are_named_at_powers_of_ten_and_summed_at_the_end(caplog):

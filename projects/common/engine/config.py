@@ -2,7 +2,8 @@
 
 model             dict(type=...), built by registry.build
 train_dataloader  datasets=[dict(dataset=dict(type=...), repeat=1.0)], batch_size, collate,
-                  num_workers
+                  num_workers, on_read_error ("error" or "skip"), group_by_length;
+                  an entry: dataset, name, repeat or weight, batch_size
 train_cfg         max_steps or max_epochs; phases_per_epoch
 optim_wrapper     type, optimizer, clip_grad, accumulative_counts, paramwise_cfg, constructor
 param_scheduler   list of mmengine schedulers; a float begin/end/T_max is a fraction of the run
@@ -28,6 +29,7 @@ from mmengine.config import Config
 from projects.common import registry
 from projects.common.engine.interval import UNITS
 from projects.common.engine.model import PRECISIONS
+from projects.common.reading import ON_READ_ERROR
 
 # what the sections mean where they leave a key out
 CHECKPOINT = {"interval": 1000, "keep": 2}
@@ -64,7 +66,10 @@ KNOWN_KEYS = (
     "find_unused_parameters",
 )
 _SECTIONS = {  # section: (needed keys, further keys)
-    "train_dataloader": (("datasets", "batch_size", "collate"), ("num_workers",)),
+    "train_dataloader": (
+        ("datasets", "batch_size", "collate"),
+        ("num_workers", "on_read_error", "group_by_length"),
+    ),
     "train_cfg": ((), ("max_steps", "max_epochs", "phases_per_epoch")),
     "checkpoint": ((), tuple(CHECKPOINT)),
     "validation": ((), tuple(VALIDATION)),
@@ -171,10 +176,29 @@ def _value_mistakes(tree: dict[str, Any]) -> list[str]:
     length = tree.get("train_cfg", {})
     if "train_cfg" in tree and ("max_steps" in length) == ("max_epochs" in length):
         found.append("train_cfg: give max_steps or max_epochs, one of them")
-    for number, entry in enumerate(tree.get("train_dataloader", {}).get("datasets", [])):
+    found += _loader_mistakes(tree.get("train_dataloader", {}))
+    return found
+
+
+def _loader_mistakes(section: dict[str, Any]) -> list[str]:
+    found = []
+    entries = section.get("datasets", [])
+    weighted = sum("weight" in entry for entry in entries)
+    for number, entry in enumerate(entries):
         where = f"train_dataloader.datasets[{number}]"
-        found += registry.key_mistakes(entry, ("dataset",), ("repeat", "batch_size"), where)
-    collate = tree.get("train_dataloader", {}).get("collate")
+        further = ("name", "repeat", "weight", "batch_size")
+        found += registry.key_mistakes(entry, ("dataset",), further, where)
+        if weighted and ("weight" not in entry or "repeat" in entry):
+            found.append(f"{where}: give every entry a weight, or none; repeat is the other way")
+    names = [entry["name"] for entry in entries if "name" in entry]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        found.append(f"train_dataloader.datasets: {names.count(name)} entries are named {name!r}")
+    if section.get("on_read_error", "error") not in ON_READ_ERROR:
+        found.append(
+            f"train_dataloader.on_read_error: {section['on_read_error']!r} is none of "
+            f"{', '.join(ON_READ_ERROR)}"
+        )
+    collate = section.get("collate")
     if isinstance(collate, str):
         try:
             registry.resolve(collate)

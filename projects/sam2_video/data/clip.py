@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-
-class SampleEvent(NamedTuple):
-    """Something that happened while a sample was made and that a run should count."""
-
-    kind: str  # such as ``bad_sample``
-    message: str  # which video, and why
+from projects.common.reading import SampleEvent
 
 
 @dataclass

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from projects.common.inspection import RecordReport
-from projects.sam2_video.data.clip import Clip, SampleEvent, visible
+from projects.sam2_video.data.clip import Clip, visible
 from projects.sam2_video.data.inspection import inspect_video
 from projects.sam2_video.data.sources import AnnotatedVideo, AnnotationSource
 
 START_ATTEMPTS = 50  # draws of frames before a video counts as one without objects
 CLIP_ATTEMPTS = 5  # draws of a whole clip before its transforms count as losing every object
-REPLACEMENTS = 20  # bad samples in a row before the data, and not a file, is what is broken
-
-logger = logging.getLogger(__name__)
 
 
 class Drawn(Protocol):
@@ -49,10 +45,8 @@ class ClipDataset(torch.utils.data.Dataset):
     takes late objects. A sample depends on the draw (index and seed) alone. Datasets of another
     number of frames are another ``task``, since the clips of one batch have one length.
 
-    Args:
-        on_bad_sample: what to do with a video that is broken, too short, or shows no object.
-            ``raise`` stops with the file and the record. ``replace`` takes another video in its
-            place, the same one whenever the draw is repeated; the clip's ``events`` say so.
+    A video that is broken, too short, or shows no object raises with file and record; what becomes
+    of the run then is said by ``train_dataloader.on_read_error``.
     """
 
     def __init__(
@@ -62,16 +56,11 @@ class ClipDataset(torch.utils.data.Dataset):
         sampler: ClipSampler,
         transforms: Sequence[Callable[[Clip, np.random.Generator], Clip]] = (),
         task: str = "track",
-        on_bad_sample: Literal["raise", "replace"] = "raise",
     ) -> None:
-        if on_bad_sample not in ("raise", "replace"):
-            raise ValueError(f"on_bad_sample must be 'raise' or 'replace', got {on_bad_sample!r}")
         self.source = source
         self.sampler = sampler
         self.transforms = tuple(transforms)
         self.task = task
-        self.on_bad_sample = on_bad_sample
-        self._warned = False
 
     def __len__(self) -> int:
         return len(self.source)
@@ -79,34 +68,11 @@ class ClipDataset(torch.utils.data.Dataset):
     def __getitem__(self, draw: Drawn | int) -> Clip:
         if isinstance(draw, int):
             draw = PlainDraw(draw)
-        if self.on_bad_sample == "raise":
-            return self._sample(draw.index, draw.seed)
-        return self._sample_or_another(draw)
+        return self._sample(draw.index, draw.seed)
 
     def inspect(self, index: int) -> RecordReport:
         """Read a whole video and say what is in it and what is wrong."""
         return inspect_video(self.source[index], min_frames=self.sampler.min_frames)
-
-    def _sample_or_another(self, draw: Drawn) -> Clip:
-        rng = np.random.default_rng([draw.seed, 1])
-        index, events = draw.index, []
-        for _ in range(REPLACEMENTS):
-            try:
-                clip = self._sample(index, draw.seed)
-            except (ValueError, OSError) as error:
-                events.append(SampleEvent("bad_sample", str(error)))
-                last = error
-                index = int(rng.integers(len(self)))
-            else:
-                clip.events = [*events, *clip.events]
-                self._warn_once(events)
-                return clip
-        raise ValueError(f"{REPLACEMENTS} samples in a row are bad, at last: {last}") from last
-
-    def _warn_once(self, events: list[SampleEvent]) -> None:
-        if events and not self._warned:
-            self._warned = True
-            logger.warning("replaced a bad sample, further ones count only: %s", events[0].message)
 
     def _sample(self, index: int, seed: int) -> Clip:
         video = self.source[index]

@@ -15,8 +15,9 @@ import torchvision.transforms.v2.functional as F
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
+from projects.common.reading import SampleEvent
 from projects.common.warp import affine_matrix, warp_frames, warp_masks
-from projects.sam2_video.data.clip import Clip, SampleEvent, visible
+from projects.sam2_video.data.clip import Clip, visible
 
 FILL = [124.0, 116.0, 104.0]  # the mean colour: what lies outside says nothing
 _GREY = (0.2989, 0.587, 0.114)  # ITU-R 601, as torchvision

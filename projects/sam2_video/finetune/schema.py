@@ -152,9 +152,9 @@ class Dataset(Section):
         False, description="hold the last frame of videos that are too short, instead of stopping"
     )
     repeat: Positive = Field(1.0, description="how often an epoch goes through the videos")
-    on_bad_sample: Literal["raise", "replace"] = Field(
-        "raise",
-        description="a broken or empty video: raise (stop and name it) or replace (take another, "
+    on_read_error: Literal["error", "skip"] = Field(
+        "error",
+        description="a broken or empty video: error (stop and name it) or skip (take another, "
         "counted in the log)",
     )
     track_field: str | None = Field(

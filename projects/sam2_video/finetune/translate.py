@@ -142,13 +142,13 @@ def _loader(page: Page, source: Tree) -> Tree:
         source=source,
         sampler=_sampler(page.dataset),
         transforms=_transforms(page),
-        on_bad_sample=page.dataset.on_bad_sample,
     )
     return dict(
         datasets=[dict(dataset=dataset, repeat=page.dataset.repeat)],
         batch_size=page.trainer.batch_size,
         num_workers=page.trainer.workers,
         collate=f"{_SAM2}.data.clip.collate_clips",
+        on_read_error=page.dataset.on_read_error,
     )
 
 

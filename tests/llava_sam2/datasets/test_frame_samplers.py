@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from projects.llava_sam2.datasets.frame_samplers import (
+    AroundFrames,
     ContiguousFrames,
     FirstFrames,
     RandomFrames,
     UniformFrames,
 )
 
-ALL = (UniformFrames, RandomFrames, ContiguousFrames, FirstFrames)
+ALL = (UniformFrames, RandomFrames, ContiguousFrames, FirstFrames, AroundFrames)
 
 
 @pytest.mark.parametrize("sampler", ALL)
@@ -43,3 +44,38 @@ def test_random_and_contiguous_cover_the_video():
     runs = seen(ContiguousFrames(num=3))
     assert runs == {(start, start + 1, start + 2) for start in range(6)}
     assert len(seen(RandomFrames(num=2))) == 28  # every pair of 8
+
+
+@pytest.mark.parametrize("sampler", ALL)
+def test_the_target_is_among_the_frames(sampler):
+    for count in range(1, 20):
+        for num in (1, 2, 5):
+            for target in range(count):
+                rng = np.random.default_rng(target)
+                frames = sampler(num=num)(count, rng, target=target)
+                assert target in frames and frames == sorted(set(frames))
+                assert len(frames) == min(num, count) and 0 <= frames[0] and frames[-1] < count
+    with pytest.raises(ValueError, match="frame 9 is not within a video of 9 frames"):
+        sampler(num=2)(9, np.random.default_rng(0), target=9)
+
+
+def test_around_the_target():
+    generator = np.random.default_rng(0)
+    around = AroundFrames(num=5, stride=3)
+    assert around(40, generator, target=20) == [14, 17, 20, 23, 26]
+    assert around(40, generator, target=1) == [1, 4, 7, 10, 13]  # moved inside
+    assert around(40, generator, target=38) == [26, 29, 32, 35, 38]
+    assert around(12, generator, target=6) == [2, 4, 6, 8, 10]  # closer together where too short
+    assert {around(40, np.random.default_rng(seed))[0] for seed in range(200)} >= {0, 10, 20}
+    with pytest.raises(ValueError, match="starts at 1"):
+        AroundFrames(num=5, stride=0)
+
+
+def test_a_target_moves_no_more_than_it_must():
+    generator = np.random.default_rng(0)
+    assert UniformFrames(num=3)(101, generator, target=40) == [0, 40, 100]
+    assert FirstFrames(num=3)(9, generator, target=7) == [0, 1, 7]
+    seen = {tuple(RandomFrames(num=2)(6, np.random.default_rng(s), target=2)) for s in range(200)}
+    assert seen == {(0, 2), (1, 2), (2, 3), (2, 4), (2, 5)}
+    runs = {ContiguousFrames(num=3)(9, np.random.default_rng(s), target=4)[0] for s in range(99)}
+    assert runs == {2, 3, 4}
