@@ -25,7 +25,7 @@ from projects.common.conversation import (
 )
 from projects.common.samplers import Draw
 from projects.llava_sam2.datasets.frame_samplers import FrameSampler, UniformFrames
-from projects.llava_sam2.datasets.temporal_rows import TemporalRow, read_features
+from projects.llava_sam2.datasets.temporal_row import TemporalRow, read_features
 from projects.llava_sam2.structures import GroundingSample
 
 POSITIONS = 100  # what two digits can say
@@ -36,7 +36,7 @@ QUESTIONS = (
     "From which frame to which frame can it be seen?",
     f"{TEMPORAL} {{query}}\n{IMAGE_PLACEHOLDER}\nWhich part of this video shows that?",
 )
-_SPAN = re.compile(r"\s*-\s*".join([r"<frame_(\d)>\s*<frame_(\d)>"] * 2))
+_SPAN = re.compile(r"\s*(?:-|\u2013|to)\s*".join([r"<frame_(\d)>\s*<frame_(\d)>"] * 2))
 
 
 class TemporalInputs:
@@ -210,10 +210,14 @@ def span_text(first: int, last: int) -> str:
 
 
 def parse_span(text: str, frames: int) -> tuple[int, int] | None:
-    """First and last position in an answer; None unless it is exactly that, in order, and both
-    positions are among the ``frames`` that were seen. Spaces between tokens do not count."""
-    match = _SPAN.fullmatch(text.strip())
-    if match is None:
+    """First and last position in an answer; None where it gives none, or not one clearly.
+
+    Words around a span and spaces between its tokens do not count, nor does saying it twice. A
+    second span, digits that belong to none, an end before the start, and positions behind the
+    ``frames`` that were seen do: guessing would turn a failure into a score.
+    """
+    spans = {tuple(map(int, (a + b, c + d))) for a, b, c, d in _SPAN.findall(text)}
+    if len(spans) != 1 or "<frame_" in _SPAN.sub("", text):
         return None
-    first, last = int(match[1] + match[2]), int(match[3] + match[4])
+    ((first, last),) = spans
     return (first, last) if first <= last < frames else None

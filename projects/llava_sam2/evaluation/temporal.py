@@ -10,7 +10,7 @@ import numpy as np
 
 from projects.llava_sam2.datasets.labels import Labels
 from projects.llava_sam2.datasets.temporal import TemporalInputs, parse_span
-from projects.llava_sam2.datasets.temporal_rows import TemporalRow
+from projects.llava_sam2.datasets.temporal_row import TemporalRow
 from projects.llava_sam2.evaluation.breakdown import Record, by_uses
 from projects.llava_sam2.models.sa2va import Sa2VA
 

@@ -11,7 +11,7 @@ import torch
 
 from projects.common.conversation import FRAME_DIGITS, load_shared_tokenizer, load_tokenizer
 from projects.common.samplers import Draw
-from projects.llava_sam2.datasets import temporal, temporal_rows
+from projects.llava_sam2.datasets import temporal_rows
 from projects.llava_sam2.datasets.frame_samplers import RandomFrames, UniformFrames
 from projects.llava_sam2.datasets.temporal import (
     TemporalDataset,
@@ -20,12 +20,8 @@ from projects.llava_sam2.datasets.temporal import (
     span_text,
     with_frames,
 )
-from projects.llava_sam2.datasets.temporal_rows import (
-    TemporalRow,
-    charades_rows,
-    read_features,
-    time_token_rows,
-)
+from projects.llava_sam2.datasets.temporal_row import TemporalRow, read_features
+from projects.llava_sam2.datasets.temporal_rows import charades_rows, time_token_rows
 from tests.llava_sam2.datasets import tiny
 from tests.llava_sam2.datasets.tiny import write_tokenizer
 
@@ -157,7 +153,11 @@ def test_time_tokens(charades, tmp_path):
         ("When 'it'?", "from 3 to 4 seconds", "expected one interval, found 0"),
         ("When 'it'?", ", ".join([f"{tokens('0001.0')} - {tokens('0002.0')}"] * 2), "found 2"),
         ("When 'it'?", tokens("0001.0") + " - <TIME_TEN>", "unknown time tokens"),
-        ("When 'it'?", tokens("0.0.1") + " - " + tokens("0002.0"), "'0.0.1' is no time"),
+        ("When 'it'?", tokens("0.0.1") + " - " + tokens("0002.0"), "'0.0.1' is no time of four"),
+        ("When 'it'?", tokens("001.0") + " - " + tokens("0002.0"), "'001.0' is no time of four"),
+        ("When 'it'?", tokens("0001.0") + " - " + tokens("0002"), "'0002' is no time of four"),
+        ("When ' '?", tokens("0001.0") + " - " + tokens("0002.0"), "empty query"),
+        (None, tokens("0001.0") + " - " + tokens("0002.0"), "needs 'q' and 'a', as text"),
         ("When 'it'?", tokens("0003.0") + " - " + tokens("0002.0"), "after its end"),
     ],
 )
@@ -343,13 +343,26 @@ def test_spans_round_trip():
         "7-63",
         "<frame_0><frame_7>-<frame_6>",
         "<frame_0><frame_7> <frame_6><frame_3>",
-        "<frame_0><frame_7>-<frame_6><frame_3>.",
-        "it is <frame_0><frame_7>-<frame_6><frame_3>",
         "<frame_0><frame_7>-<frame_6><frame_3>-<frame_9><frame_9>",
+        "<frame_0><frame_7>-<frame_6><frame_3> or <frame_0><frame_1>-<frame_0><frame_2>",
+        "<frame_0><frame_7>-<frame_6><frame_3><frame_3>",  # a digit too many: which two are meant?
         "<frame_6><frame_3>-<frame_0><frame_7>",  # ends before it starts
         "<frame_0><frame_7>-<frame_8><frame_0>",  # behind the 80 frames that were seen
     ],
 )
 def test_what_is_no_span(text):
     assert parse_span(text, 80) is None
-    assert temporal.parse_span("<frame_0> <frame_7> - <frame_6> <frame_3>", 80) == (7, 63)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<frame_0> <frame_7> - <frame_6> <frame_3>",
+        "<frame_0><frame_7>-<frame_6><frame_3>.",
+        "It happens from <frame_0><frame_7> to <frame_6><frame_3>, I think.",
+        "<frame_0><frame_7>\u2013<frame_6><frame_3>",
+        "<frame_0><frame_7>-<frame_6><frame_3>, so <frame_0><frame_7>-<frame_6><frame_3>",
+    ],
+)
+def test_words_around_a_span_do_not_count(text):
+    assert parse_span(text, 80) == (7, 63)

@@ -12,7 +12,7 @@ from projects.common.conversation import load_shared_tokenizer
 from projects.common.evaluation import read_records, run_benchmark
 from projects.llava_sam2.datasets.frame_samplers import UniformFrames
 from projects.llava_sam2.datasets.temporal import TemporalInputs
-from projects.llava_sam2.datasets.temporal_rows import TemporalRow
+from projects.llava_sam2.datasets.temporal_row import TemporalRow
 from projects.llava_sam2.evaluation.temporal import (
     AskForTimes,
     TemporalBenchmark,
