@@ -1,4 +1,11 @@
-"""RefCOCO, RefCOCO+ and RefCOCOg: ``instances.json`` (COCO) and ``refs(unc|umd).p``."""
+"""RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO: ``instances.json`` (COCO) beside a file of refs.
+
+    RefCOCO, +, g   refs(unc|umd|google).p   pickled; a ref names one annotation
+    gRefCOCO        grefs(unc).json          a ref names any number of them: "ann_id": [1, 2], and
+                                             [-1] with "no_target": true where nothing is meant
+
+gRefCOCO is from GRES (Liu et al., 2023).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from projects.common.plain_pickle import load_plain_pickle
+from projects.llava_sam2.datasets.image_files import file_inside
 from projects.llava_sam2.datasets.rows import (
     Expression,
     Row,
@@ -23,6 +31,7 @@ _INSTANCE_FIELDS = {
     "images": ("id", "file_name", "height", "width"),
     "annotations": ("id", "image_id", "segmentation"),
 }
+_NOTHING = [-1]
 
 
 def refcoco_rows(
@@ -39,28 +48,54 @@ def refcoco_rows(
     Args:
         root: folder of ``instances.json`` and ``refs(<split_by>).p``.
         image_root: folder of the images, e.g. ``coco2014/train2014``.
-        split: train, val, testA, testB (unc); train, val, test (umd).
-        split_by: unc for RefCOCO and RefCOCO+, umd for RefCOCOg.
+        split: train, val, testA, testB (unc); train, val, test (umd); train, val (google).
+        split_by: unc for RefCOCO and RefCOCO+, umd or google for RefCOCOg. The google split
+            parts objects, not images: an image can be in train and in val.
         on_bad_row: "error" raises with all bad records; "skip" leaves them out with a count.
         limit: keep the first so many images.
 
     Raises:
         FileNotFoundError, ValueError: naming the file and the records.
     """
-    root, image_root = Path(root), Path(image_root)
-    instances_file, refs_file = root / "instances.json", root / f"refs({split_by}).p"
+    refs_file = Path(root) / f"refs({split_by}).p"
+    refs = load_plain_pickle(refs_file)
+    return _rows(refs, refs_file, Path(image_root), split, on_bad_row, limit)
+
+
+def grefcoco_rows(
+    *,
+    root: str | Path,
+    image_root: str | Path,
+    split: str,
+    split_by: str = "unc",
+    on_bad_row: str = "error",
+    limit: int | None = None,
+) -> list[Row]:
+    """As :func:`refcoco_rows`, of ``grefs(<split_by>).json``: expressions for many objects or none.
+
+    An expression for several objects has the union of their masks; one for none has no objects.
+    """
+    refs_file = Path(root) / f"grefs({split_by}).json"
+    refs = load_json(refs_file)
+    return _rows(refs, refs_file, Path(image_root), split, on_bad_row, limit)
+
+
+def _rows(
+    refs: Any, refs_file: Path, image_root: Path, split: str, on_bad_row: str, limit: int | None
+) -> list[Row]:
+    by_image = _refs_of_split(refs, refs_file, split)
+    instances_file = refs_file.with_name("instances.json")
     images, annotations = _read_instances(instances_file)
-    refs = _refs_of_split(refs_file, split)
     errors = RowErrors(refs_file, on_bad_row)
     rows = []
-    for image_id, group in list(refs.items())[:limit]:
+    for image_id, group in list(by_image.items())[:limit]:
         image = images.get(image_id)
         if image is None:
             errors.add(f"image_id {image_id}", f"not among the images of {instances_file}")
             continue
-        path = image_root / image["file_name"]
-        if not path.is_file():
-            errors.add(f"image_id {image_id}", f"no image file {path}")
+        path, problem = file_inside(image_root, image["file_name"])
+        if problem is not None:
+            errors.add(f"image_id {image_id}", problem)
             continue
         row = _row(path, image, group, annotations[image_id], instances_file, errors)
         if row.expressions:
@@ -92,8 +127,7 @@ def _missing(record: Any, fields: Sequence[str]) -> str:
     return ", ".join(f for f in fields if not isinstance(record, dict) or f not in record)
 
 
-def _refs_of_split(path: Path, split: str) -> dict[int, list[dict[str, Any]]]:
-    refs = load_plain_pickle(path)
+def _refs_of_split(refs: Any, path: Path, split: str) -> dict[int, list[dict[str, Any]]]:
     if not isinstance(refs, list):
         raise ValueError(f"{path}: expected a list of refs, found {type(refs).__name__}")
     by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
@@ -144,18 +178,12 @@ def _expressions(
     errors: RowErrors,
 ) -> list[Expression]:
     where = f"ref_id {ref['ref_id']}"
-    if ref["ann_id"] not in position:
-        errors.add(
-            where,
-            f"ann_id {ref['ann_id']} is no annotation of image_id {ref['image_id']} in "
-            f"{instances_file}",
-        )
-        return []
-    target = (position[ref["ann_id"]],)
-    problem = tracks_read(target, objects, frames=1)
+    ids = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
+    problem = _bad_targets(ref, ids, position, objects, instances_file)
     if problem is not None:
-        errors.add(f"{where} (ann_id {ref['ann_id']})", problem)
+        errors.add(f"{where} (ann_id {', '.join(map(str, ids))})", problem)
         return []
+    targets = tuple(position[ann_id] for ann_id in ids if ids != _NOTHING)
     expressions = []
     for sentence in ref["sentences"]:
         missing = _missing(sentence, _SENTENCE_FIELDS)
@@ -164,7 +192,31 @@ def _expressions(
             continue
         text = sentence["sent"].strip()
         if text:
-            expressions.append(Expression(text, target, str(sentence["sent_id"])))
+            expressions.append(Expression(text, targets, str(sentence["sent_id"])))
         else:
             errors.add(f"{where} sent_id {sentence['sent_id']}", "empty expression")
     return expressions
+
+
+def _bad_targets(
+    ref: dict[str, Any],
+    ids: list[int],
+    position: dict[int, int],
+    objects: tuple[StillMask, ...],
+    instances_file: Path,
+) -> str | None:
+    """What is wrong with the annotations that a ref names, or None."""
+    nothing = isinstance(ref["ann_id"], list) and ids == _NOTHING
+    if "no_target" in ref and bool(ref["no_target"]) != nothing:
+        return f"no_target is {ref['no_target']}; it goes with ann_id {_NOTHING} and nothing else"
+    if nothing:
+        return None
+    if not ids:
+        return f"it names no annotation; {_NOTHING} would say that nothing is meant"
+    unknown = [str(ann_id) for ann_id in ids if ann_id not in position]
+    if unknown:
+        return (
+            f"{', '.join(unknown)} is no annotation of image_id {ref['image_id']} in "
+            f"{instances_file}"
+        )
+    return tracks_read([position[ann_id] for ann_id in ids], objects, frames=1)

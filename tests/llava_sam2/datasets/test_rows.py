@@ -62,12 +62,12 @@ def test_refcoco_splits(tmp_path):
 
 def _unknown_annotation(instances, refs):
     refs[1]["ann_id"] = 999
-    return r"ref_id 2: ann_id 999 is no annotation of image_id 1 in .*instances\.json"
+    return r"ref_id 2 \(ann_id 999\): 999 is no annotation of image_id 1 in .*instances\.json"
 
 
 def _annotation_of_another_image(instances, refs):
     refs[0]["ann_id"] = 21
-    return r"ref_id 1: ann_id 21 is no annotation of image_id 1"
+    return r"ref_id 1 \(ann_id 21\): 21 is no annotation of image_id 1"
 
 
 def _empty_sentence(instances, refs):
@@ -102,7 +102,7 @@ def _sentence_without_text(instances, refs):
 
 def _missing_image_file(instances, refs):
     instances["images"][0]["file_name"] = "gone.jpg"
-    return r"image_id 1: no image file .*gone\.jpg"
+    return r"image_id 1: no file .*gone\.jpg"
 
 
 @pytest.mark.parametrize(
