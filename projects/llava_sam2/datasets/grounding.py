@@ -19,7 +19,8 @@ class GroundingDataset:
     """Samples for referring segmentation in images and videos.
 
     Each sample holds one row with up to ``expressions`` of its expressions: one question and one
-    answer with its own [SEG] for each, in one conversation, behind the same pictures.
+    answer with its own [SEG] for each, in one conversation, behind the same pictures. An expression
+    that names nothing in the row is answered without [SEG], and has no mask in the sample.
 
     Args:
         rows: from an annotation source.
@@ -74,7 +75,10 @@ class GroundingDataset:
         if self.flip is not None and self.flip.draw(generator):
             frames, masks = np.flip(frames, axis=2), np.flip(masks, axis=3)
             texts = [self.flip.text(text) for text in texts]
-        turns = [self.templates.draw(text, generator) for text in texts]
+        turns = [
+            self.templates.draw(text, generator, present=bool(expression.objects))
+            for text, expression in zip(texts, chosen, strict=True)
+        ]
         video = row.frames is not None
         pixel_values = self.inputs.pixel_values(frames, video=video)
         encoded = self.inputs.conversation(
@@ -103,10 +107,10 @@ class GroundingDataset:
     def _masks(
         row: Row, expressions: Sequence[Expression], frames: Sequence[int], size: tuple[int, int]
     ) -> np.ndarray:
-        """bool [E, T, H, W]."""
-        return np.stack(
-            [
-                np.stack([row.read_mask(expression.objects, frame, size) for frame in frames])
-                for expression in expressions
-            ]
-        )
+        """bool [E, T, H, W], of the expressions that name something."""
+        named = [expression.objects for expression in expressions if expression.objects]
+        masks = np.zeros((len(named), len(frames), *size), dtype=bool)
+        for number, objects in enumerate(named):
+            for place, frame in enumerate(frames):
+                masks[number, place] = row.read_mask(objects, frame, size)
+        return masks

@@ -4,7 +4,8 @@
 the words that tell objects apart right behind [SEG] ("[SEG] red circle") has to know them at [SEG];
 behind "[SEG] the" it has not.
 
-A recipe picks a list or brings its own; each answer that is to give a mask holds one ``[SEG]``.
+A recipe picks a list or brings its own; each answer that is to give a mask holds one ``[SEG]``. What
+is not there is denied in words, without ``[SEG]``: no mask is made, none is trained.
 """
 
 from __future__ import annotations
@@ -38,6 +39,16 @@ VIDEO_QUESTIONS = (
     "I want to see {expression} wherever it appears in the video. Segment it.",
 )
 
+# For gRefCOCO: a question that neither promises an object nor says how many there are.
+GENERALIZED_QUESTIONS = (
+    "Please segment {expression} in this image, if it is there.",
+    "Is {expression} in the picture? Mark all of it, or say that it is not there.",
+    "Segment whatever {expression} refers to in this image; it may be several things or none.",
+    "Which pixels belong to {expression}, if any?",
+    "Look for {expression}. Give me one mask of everything that fits.",
+    "Mark {expression} with a mask, or tell me that this photo does not show it.",
+)
+
 MASK_ANSWERS = (
     "It is [SEG].",
     "Sure, here it is: [SEG].",
@@ -45,6 +56,14 @@ MASK_ANSWERS = (
     "The mask you asked for is [SEG].",
     "Of course, I marked it as [SEG].",
     "Here is the segmentation: [SEG].",
+)
+
+ABSENT_ANSWERS = (
+    "No, {expression} is not in this image.",
+    "There is nothing here that fits {expression}.",
+    "I cannot find {expression} in the picture.",
+    "The image does not show {expression}.",
+    "Nothing in this photo matches {expression}.",
 )
 
 IMAGE_CAPTION_QUESTIONS = (
@@ -56,6 +75,26 @@ IMAGE_CAPTION_QUESTIONS = (
     "Tell me what you see.",
 )
 
+GROUNDED_CAPTION_QUESTIONS = (
+    "Describe this image in detail, and segment each thing that you mention.",
+    "What is going on in the picture? Put a mask behind every phrase that names something in it.",
+    "Give a description of the photo whose parts are marked with segmentation masks.",
+    "Tell me what you see, with a mask for each object you speak of.",
+    "Write a caption of this image and ground its phrases with masks.",
+    "Explain the scene; interleave your words with the masks of what they name.",
+)
+
+# ``{region}`` is the name of a region that the question has pointed at, e.g. "region1".
+REGION_QUESTIONS = (
+    "Describe {region} in detail.",
+    "What can you tell me about {region} of this image?",
+    "What does {region} show? Answer in detail.",
+    "Please give a careful description of {region}.",
+    "Look at {region} closely. What is there?",
+    "I would like to know more about {region}. Describe it.",
+)
+
+SHORT_ANSWER = "Answer the question using a single word or phrase."
 
 _DETERMINERS = frozenset({"the", "a", "an", "all", "both"})
 
@@ -64,28 +103,40 @@ _DETERMINERS = frozenset({"the", "a", "an", "all", "both"})
 class Templates:
     """Questions and answers to draw from, checked when built.
 
+    Args:
+        questions: with ``{expression}``.
+        answers: with one ``[SEG]``.
+        absent: answers about what is not there, without ``[SEG]``.
+
     Raises:
         ValueError: no phrasing, a question without ``{expression}``, or an answer that does not
-            hold exactly one ``[SEG]``.
+            hold exactly one ``[SEG]`` (of ``absent``: that holds any).
     """
 
     questions: Sequence[str]
     answers: Sequence[str] = MASK_ANSWERS
+    absent: Sequence[str] = ABSENT_ANSWERS
 
     def __post_init__(self) -> None:
-        if not self.questions or not self.answers:
-            raise ValueError("templates need at least one question and one answer")
+        if not self.questions or not self.answers or not self.absent:
+            raise ValueError("templates need at least one question and one answer of each kind")
         for question in self.questions:
             if "{expression}" not in question:
                 raise ValueError(f"question template {question!r} lacks {{expression}}")
         for answer in self.answers:
             if answer.count(SEG) != 1:
                 raise ValueError(f"answer template {answer!r} must hold exactly one {SEG}")
+        for answer in self.absent:
+            if SEG in answer:
+                raise ValueError(f"{answer!r} denies that there is anything, with a {SEG}")
 
-    def draw(self, expression: str, generator: np.random.Generator) -> tuple[str, str]:
+    def draw(
+        self, expression: str, generator: np.random.Generator, *, present: bool = True
+    ) -> tuple[str, str]:
         """A question about ``expression`` and its answer, each phrased at random."""
+        answers = self.answers if present else self.absent
         question = self.questions[int(generator.integers(len(self.questions)))]
-        answer = self.answers[int(generator.integers(len(self.answers)))]
+        answer = answers[int(generator.integers(len(answers)))]
         return _fill(question, expression), _fill(answer, expression)
 
     def first(self, expression: str) -> tuple[str, str]:
