@@ -46,7 +46,8 @@ class ChatTemplate:
 
     ``system`` holds ``{system}`` and ``user`` holds ``{input}``; ``end`` closes an answer and is
     supervised; ``separator`` stands between turns and is not. ``default_system`` is used when no
-    system text is given; None leaves the system part out.
+    system text is given; None leaves the system part out. ``image_context`` is where visual tokens
+    go, between ``image_start`` and ``image_end``.
     """
 
     system: str
@@ -55,6 +56,9 @@ class ChatTemplate:
     separator: str = "\n"
     stop_words: tuple[str, ...] = ()
     default_system: str | None = None
+    image_start: str = IMAGE_START
+    image_context: str = IMAGE_CONTEXT
+    image_end: str = IMAGE_END
 
 
 _CHATML = ChatTemplate(
@@ -64,9 +68,19 @@ _CHATML = ChatTemplate(
     stop_words=("<|im_end|>",),
 )
 
+_QWEN_VL = dataclasses.replace(
+    _CHATML,
+    stop_words=("<|im_end|>", "<|endoftext|>"),
+    image_start="<|vision_start|>",
+    image_context="<|image_pad|>",
+    image_end="<|vision_end|>",
+)
+
 TEMPLATES: dict[str, ChatTemplate] = {
     "internlm2_chat": _CHATML,
     "qwen_chat": dataclasses.replace(_CHATML, stop_words=("<|im_end|>", "<|endoftext|>")),
+    "qwen2_5_vl_chat": dataclasses.replace(_QWEN_VL, default_system="You are a helpful assistant."),
+    "qwen3_vl_chat": _QWEN_VL,
     "phi3_chat": ChatTemplate(
         system="<|system|>\n{system}<|end|>\n",
         user="<|user|>\n{input}<|end|>\n<|assistant|>\n",
@@ -208,7 +222,7 @@ def encode_conversation(
     if not turns:
         raise ValueError(f"{name}: a conversation needs at least one turn")
     chat = chat_template(template)
-    visual = _Visual(tokenizer, image_tokens, image_ends, region_tokens)
+    visual = _Visual(tokenizer, chat, image_tokens, image_ends, region_tokens)
     visual.check([question for question, _ in turns], name)
     ids = _opening(tokenizer, chat, system)
     labels: list[int] = []
@@ -247,7 +261,7 @@ def prompt_ids(
 ) -> Tensor:
     """Token ids ``[L]`` up to where the model answers: the prefix of the training sequence."""
     chat = chat_template(template)
-    visual = _Visual(tokenizer, image_tokens, image_ends, region_tokens)
+    visual = _Visual(tokenizer, chat, image_tokens, image_ends, region_tokens)
     visual.check([*(past for past, _ in history), question], name)
     ids = _opening(tokenizer, chat, system)
     for past_question, answer in history:
@@ -267,11 +281,13 @@ class _Visual:
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
+        chat: ChatTemplate,
         image_tokens: int,
         image_ends: bool,
         region_tokens: Sequence[int],
     ) -> None:
         self.tokenizer = tokenizer
+        self.chat = chat
         self.image_tokens = image_tokens
         self.image_ends = image_ends
         self.region_tokens = list(region_tokens)
@@ -297,11 +313,11 @@ class _Visual:
         if placeholder == REGION_PLACEHOLDER:
             return self._between(REGION_START, next(self._coming), REGION_END)
         if self.image_ends:
-            return self._between(IMAGE_START, self.image_tokens, IMAGE_END)
-        return [token_id(self.tokenizer, IMAGE_CONTEXT)] * self.image_tokens
+            return self._between(self.chat.image_start, self.image_tokens, self.chat.image_end)
+        return [token_id(self.tokenizer, self.chat.image_context)] * self.image_tokens
 
     def _between(self, start: str, count: int, end: str) -> list[int]:
-        inner = [token_id(self.tokenizer, IMAGE_CONTEXT)] * count
+        inner = [token_id(self.tokenizer, self.chat.image_context)] * count
         return [token_id(self.tokenizer, start), *inner, token_id(self.tokenizer, end)]
 
 
@@ -323,8 +339,10 @@ def _encode_user(
     visual: _Visual,
     name: str,
 ) -> list[int]:
-    if IMAGE_CONTEXT in question:
-        raise ValueError(f"{name}: the question spells {IMAGE_CONTEXT}; write {IMAGE_PLACEHOLDER}")
+    if chat.image_context in question:
+        raise ValueError(
+            f"{name}: the question spells {chat.image_context}; write {IMAGE_PLACEHOLDER}"
+        )
     ids: list[int] = []
     # replace, not format: questions may contain braces
     for part in _PLACEHOLDERS.split(chat.user.replace("{input}", question)):

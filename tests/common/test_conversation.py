@@ -115,18 +115,17 @@ class Letters:
         return {chat.IMAGE_START: 1, chat.IMAGE_CONTEXT: 2, chat.IMAGE_END: 3}
 
 
+CHATML = (
+    "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n",
+    "A<|im_end|>",
+    "\n",
+)
 SPELLED = {
     "phi3_chat": ("<|system|>\nS<|end|>\n<|user|>\nQ<|end|>\n<|assistant|>\n", "A<|end|>", "\n"),
-    "qwen_chat": (
-        "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n",
-        "A<|im_end|>",
-        "\n",
-    ),
-    "internlm2_chat": (
-        "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n",
-        "A<|im_end|>",
-        "\n",
-    ),
+    "qwen_chat": CHATML,
+    "qwen2_5_vl_chat": CHATML,
+    "qwen3_vl_chat": CHATML,
+    "internlm2_chat": CHATML,
     "llama3_chat": (
         "<|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|>"
         "<|start_header_id|>user<|end_header_id|>\n\nQ<|eot_id|>"
@@ -153,6 +152,24 @@ def test_system_text_is_left_out_or_the_templates_own():
     assert "".join(map(chr, plain.tolist())).startswith("<|im_start|>user\nQ")
     vicuna = chat.prompt_ids(Letters(), "Q", "vicuna")
     assert "".join(map(chr, vicuna.tolist())).startswith("A chat between a curious user")
+
+
+class QwenLetters(Letters):
+    def get_vocab(self):
+        return {"<|vision_start|>": 1, "<|image_pad|>": 2, "<|vision_end|>": 3}
+
+
+@pytest.mark.parametrize(
+    "name, opening", [("qwen2_5_vl_chat", "You are a helpful assistant."), ("qwen3_vl_chat", None)]
+)
+def test_qwen_vl_has_image_tokens_of_its_own(name, opening):
+    ids = chat.prompt_ids(QwenLetters(), "<image>Q", name, image_tokens=2).tolist()
+    assert ids[ids.index(1) : ids.index(3) + 1] == [1, 2, 2, 3]
+    text = "".join(map(chr, ids))
+    assert text.startswith("<|im_start|>user" if opening is None else "<|im_start|>system")
+    assert (opening or "Q") in text
+    with pytest.raises(ValueError, match="spells <.image_pad.>; write <image>"):
+        chat.prompt_ids(QwenLetters(), "<|image_pad|>", name)
 
 
 def test_braces_in_a_question_are_text():

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 if TYPE_CHECKING:
-    from projects.llava_sam2.models.mllm import InternVL
+    from projects.llava_sam2.models.adapter import LanguageAdapter
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Generated:
 class _Answer:
     """One growing answer: its tokens, and whether a stop word closed it."""
 
-    def __init__(self, mllm: InternVL) -> None:
+    def __init__(self, mllm: LanguageAdapter) -> None:
         self.tokenizer = mllm.tokenizer
         self.stop_words = mllm.stop_words
         vocab = self.tokenizer.get_vocab()
@@ -72,7 +72,7 @@ class _Answer:
 
 @torch.no_grad()
 def generate(
-    mllm: InternVL,
+    mllm: LanguageAdapter,
     prompts: Sequence[Tensor],
     pixel_values: Tensor | None = None,
     *,
@@ -101,12 +101,12 @@ def generate(
     if temperature > 0 and generator is None:
         raise ValueError("sampling needs a generator: results come from explicit seeds only")
     ids, mask = _pad_left(prompts, mllm.device)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    embeddings = mllm.embed(ids, pixel_values, visual=visual)
+    inputs = mllm.inputs(ids, mask, pixel_values, visual=visual)
     cache = DynamicCache()
     answers = [_Answer(mllm) for _ in prompts]
     for step in range(max_new_tokens + 1):
-        hidden = _forward(mllm, embeddings, mask, positions, cache)  # [B, D]
+        outputs = mllm.language_model(**inputs, past_key_values=cache, use_cache=True)
+        hidden = outputs.last_hidden_state[:, -1]  # [B, D]
         for answer, state in zip(answers, hidden, strict=True):
             if answer.tokens and answer.tokens[-1] == mllm.seg_id and not answer.stopped:
                 answer.hidden.append(state)
@@ -120,28 +120,18 @@ def generate(
         if all(_closed(answer, mllm.seg_id, last) for answer in answers):
             break
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        positions = positions[:, -1:] + 1
-        embeddings = mllm.model.get_input_embeddings()(tokens.unsqueeze(1))
+        inputs = {
+            "inputs_embeds": mllm.model.get_input_embeddings()(tokens.unsqueeze(1)),
+            "attention_mask": mask,
+            # a prompt ends in text, whose positions count on
+            "position_ids": inputs["position_ids"][..., -1:] + 1,
+        }
     return [answer.finish(mllm.hidden_size, hidden) for answer in answers]
 
 
 def _closed(answer: _Answer, seg_id: int, last: bool) -> bool:
     """Whether nothing of it is left to compute; a [SEG] at the very end still has to be read."""
     return answer.stopped or (last and answer.tokens[-1] != seg_id)
-
-
-def _forward(
-    mllm: InternVL, embeddings: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache
-) -> Tensor:
-    """Feed new embeddings ``[B, n, D]`` and return the hidden states of the last, ``[B, D]``."""
-    outputs = mllm.language_model(
-        inputs_embeds=embeddings,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-    )
-    return outputs.last_hidden_state[:, -1]
 
 
 def _choose(

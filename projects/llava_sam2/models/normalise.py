@@ -12,9 +12,20 @@ def mean_count(count: int, device: torch.device) -> Tensor:
 
     Data parallel engines average gradients over ranks. Sums divided by this number then add up to
     the mean over the global batch. Every rank must call it equally often; task-pure batches do.
+    Where gradients are accumulated, the loop has counted over the accumulated batches as well
+    (:mod:`projects.common.engine.accumulation`) and this is not asked.
     """
     total = torch.tensor(float(count), device=device)
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(total)
         total = total / dist.get_world_size()
     return torch.where(total > 0, total, 1.0)
+
+
+def most_over_ranks(count: int, device: torch.device) -> int:
+    """The largest count of any rank: what decides how often modules are called must be alike."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return count
+    most = torch.tensor(count, device=device)
+    dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    return int(most)

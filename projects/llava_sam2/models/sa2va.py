@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from projects.common.engine.model import TrainableModel
 from projects.common.freezing import LORA_PATTERNS, add_lora, keep_frozen_in_eval, set_trainable
-from projects.llava_sam2.models.mllm import InternVL
+from projects.llava_sam2.models.adapter import LanguageAdapter
 from projects.sam2_video.modeling import Sam2, TrackingPolicy
 from projects.sam2_video.predictor import VideoPredictor
 
@@ -47,7 +47,7 @@ class Sa2VA(TrainableModel):
     def __init__(
         self,
         *,
-        mllm: InternVL,
+        mllm: LanguageAdapter,
         grounding: Sam2,
         heads: Mapping[str, nn.Module],
         trainable: Sequence[str],
@@ -64,6 +64,9 @@ class Sa2VA(TrainableModel):
         self.mllm = mllm
         self.grounding = grounding
         self.heads = nn.ModuleDict(heads)
+        for head in heads.values():
+            if hasattr(head, "start_from"):  # parts of a head that begin as copies of SAM 2's
+                head.start_from(grounding)
         self.touch_all = touch_all
         self.inference_policy = inference_policy
         patterns = list(trainable)

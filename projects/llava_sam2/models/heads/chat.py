@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from projects.llava_sam2.models.mllm import InternVL
+from projects.llava_sam2.models.adapter import LanguageAdapter
 from projects.llava_sam2.structures import GroundingBatch
 from projects.sam2_video.modeling import Sam2
 
@@ -20,7 +20,9 @@ class ChatHead(nn.Module):
         super().__init__()
         self.language_weight = language_weight
 
-    def loss(self, batch: GroundingBatch, *, mllm: InternVL, grounding: Sam2) -> dict[str, Tensor]:
+    def loss(
+        self, batch: GroundingBatch, *, mllm: LanguageAdapter, grounding: Sam2
+    ) -> dict[str, Tensor]:
         """``{"loss_language"}``, averaged over the supervised tokens of the batch."""
         hidden = mllm(batch.input_ids, batch.attention_mask, batch.pixel_values)
         return {"loss_language": self.language_weight * mllm.language_loss(hidden, batch.labels)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from projects.llava_sam2.models.mllm import InternVL
+from projects.llava_sam2.models.adapter import LanguageAdapter
 from projects.sam2_video.data.clip import ClipBatch
 from projects.sam2_video.modeling import Sam2
 from projects.sam2_video.train_model import TrainingUnroll
@@ -27,7 +27,9 @@ class TrackHead(nn.Module):
         self.unroll = unroll
         self.weight = weight
 
-    def loss(self, batch: ClipBatch, *, mllm: InternVL, grounding: Sam2) -> dict[str, Tensor]:
+    def loss(
+        self, batch: ClipBatch, *, mllm: LanguageAdapter, grounding: Sam2
+    ) -> dict[str, Tensor]:
         """``loss_track_mask``, ``loss_track_dice``, ``loss_track_iou``, ``loss_track_class``."""
         losses = self.unroll(grounding, batch)
         return {f"loss_track_{k.removeprefix('loss_')}": self.weight * v for k, v in losses.items()}

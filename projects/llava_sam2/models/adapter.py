@@ -1,0 +1,273 @@
+"""What the heads, generation and the predictor know of a language model that sees.
+
+    pixel_values ──► visual_features ──┐ visual tokens, or those that a head made of features
+    input_ids ─► token embeddings ◄────┘ where the template's context token stands (fusion)
+                      │ language_model, told the positions (and more, if it wants) by `arrange`
+                      ▼
+               hidden [B, L, D] ──► supervised positions only ──► lm_head ──► language loss
+
+InternVL is the first that fits behind it (mllm.py), Qwen2.5-VL and Qwen3-VL the others. Shapes: B
+samples, L tokens, D hidden size, N tiles, V visual tokens a tile, W >= D the width of a visual
+token. The hidden state that stands for a token is the last layer's (after the final norm) at the
+position of that token in the INPUT, without a shift, in training and in inference alike: at a [SEG]
+it has seen the [SEG].
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from projects.common.conversation import SEG, check_template, token_id
+from projects.llava_sam2.models.generation import Generated, generate
+from projects.llava_sam2.models.language_loss import LanguageLoss
+from projects.llava_sam2.structures import IGNORE_INDEX
+
+
+class LanguageAdapter(nn.Module, ABC):
+    """One of transformers' vision-language models, with a tokenizer that knows grounding tokens.
+
+    The embeddings grow to the tokenizer's size where they are smaller; new rows start as the mean
+    of the old ones. A subclass says how pixels become visual tokens and where they stand.
+
+    Args:
+        model: built, from a config or from a folder; with ``lm_head`` and ``model.language_model``.
+        tokenizer: from :func:`projects.common.conversation.load_tokenizer`.
+        template: the chat template that it is trained and asked with; its context token is where
+            the visual tokens go.
+        gradient_checkpointing: recompute activations in backward (without re-entrance).
+        loss: how the language loss is computed; None: with its defaults.
+
+    Attributes:
+        use_visual: False feeds zeros in place of visual features, to measure what they add.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
+
+    def __init__(
+        self,
+        *,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        template: str,
+        gradient_checkpointing: bool = False,
+        loss: LanguageLoss | None = None,
+    ) -> None:
+        super().__init__()
+        chat = check_template(tokenizer, template)
+        self.stop_words = chat.stop_words
+        self.context = chat.image_context
+        self.template = template
+        self.tokenizer = tokenizer
+        self.image_id = token_id(tokenizer, chat.image_context)
+        self.seg_id = token_id(tokenizer, SEG)
+        self.use_visual = True
+        self.cross_entropy = loss or LanguageLoss()
+        grow_vocabulary(model, len(tokenizer))
+        self.model = model
+        if gradient_checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        for name, values in (("mean", self.image_mean), ("std", self.image_std)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+
+    # ---- what differs between language models -----------------------------------------------
+
+    @property
+    @abstractmethod
+    def tile_size(self) -> int:
+        """Side of a tile in pixels."""
+
+    @property
+    @abstractmethod
+    def image_tokens_per_tile(self) -> int:
+        """V, visual tokens of one tile."""
+
+    @abstractmethod
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Normalised tiles ``[N, 3, H, H]`` to visual tokens ``[N, V, W]``.
+
+        A frozen vision tower runs outside autograd.
+        """
+
+    def arrange(
+        self, input_ids: Tensor, attention_mask: Tensor, visual: Tensor | None
+    ) -> dict[str, Any]:
+        """Further arguments of ``language_model``, ``position_ids`` among them.
+
+        Args:
+            input_ids: ``[B, L]``, padded on either side.
+            attention_mask: ``[B, L]``, False on padding.
+            visual: ``[N, V, W]``, in the order of their places.
+        """
+        return {"position_ids": (attention_mask.long().cumsum(1) - 1).clamp(min=0)}
+
+    # ---- what all share ---------------------------------------------------------------------
+
+    @property
+    def language_model(self) -> nn.Module:
+        """The decoder layers, without vision tower, projector and lm_head."""
+        return self.model.model.language_model
+
+    @property
+    def hidden_size(self) -> int:
+        return self.model.config.text_config.hidden_size
+
+    @property
+    def device(self) -> torch.device:
+        return self.mean.device
+
+    def visual_features(self, pixel_values: Tensor) -> Tensor:
+        """uint8 (or float 0..255) RGB tiles ``[N, 3, H, H]`` to ``[N, V, W]``."""
+        if pixel_values.shape[1:] != (3, self.tile_size, self.tile_size):
+            raise ValueError(
+                f"tiles of shape {tuple(pixel_values.shape)}, but the vision tower takes "
+                f"[N, 3, {self.tile_size}, {self.tile_size}]"
+            )
+        pixels = (pixel_values.float() / 255 - self.mean.float()) / self.std.float()
+        return self.encode_pixels(pixels.to(self.model.dtype))
+
+    def embed(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor | None = None,
+        *,
+        visual: Tensor | None = None,
+    ) -> Tensor:
+        """Token embeddings ``[B, L, D]`` with the visual features at the context tokens, in order.
+
+        Args:
+            input_ids: ``[B, L]``.
+            pixel_values: ``[N, 3, H, H]`` tiles of all samples, in their order.
+            visual: ``[N, V, W]`` from :meth:`visual_features`, or ``[N, V, D]`` from a head, in
+                place of ``pixel_values``.
+
+        Raises:
+            ValueError: with both counts, if tokens and features do not line up.
+        """
+        return self.fuse(input_ids, self._visual(input_ids, pixel_values, visual))
+
+    def fuse(self, input_ids: Tensor, visual: Tensor | None) -> Tensor:
+        """Token embeddings with visual features that line up, see :meth:`embed`."""
+        embeddings = self.model.get_input_embeddings()(input_ids)
+        if visual is None:
+            return embeddings
+        places = (input_ids == self.image_id).unsqueeze(-1)
+        return embeddings.masked_scatter(places, visual[..., : self.hidden_size].to(embeddings))
+
+    def inputs(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        pixel_values: Tensor | None = None,
+        *,
+        visual: Tensor | None = None,
+    ) -> dict[str, Any]:
+        """All that ``language_model`` is called with; arguments as in :meth:`forward`."""
+        visual = self._visual(input_ids, pixel_values, visual)
+        return {
+            "inputs_embeds": self.fuse(input_ids, visual),
+            "attention_mask": attention_mask,
+            **self.arrange(input_ids, attention_mask, visual),
+        }
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        pixel_values: Tensor | None = None,
+        *,
+        visual: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states ``[B, L, D]`` of the last layer; no logits are made.
+
+        Args:
+            input_ids: ``[B, L]``, padded on the right.
+            attention_mask: ``[B, L]``, False on padding.
+            pixel_values: ``[N, 3, H, H]``.
+            visual: ``[N, V, W]`` in their place, see :meth:`embed`.
+        """
+        inputs = self.inputs(input_ids, attention_mask, pixel_values, visual=visual)
+        return self.language_model(**inputs, use_cache=False).last_hidden_state
+
+    def language_loss(
+        self, hidden: Tensor, labels: Tensor, *, mean_count: float | None = None
+    ) -> Tensor:
+        """Mean cross entropy over all supervised tokens of the global batch, a scalar.
+
+        Logits exist only where a token is supervised, and there a chunk at a time. A sample weighs
+        as much as it has supervised tokens. Without any, the loss is zero and still reaches every
+        parameter.
+
+        Args:
+            hidden: ``[B, L, D]``.
+            labels: ``[B, L]``; the hidden state at l predicts the label at l + 1.
+            mean_count: what to divide by, where gradients are accumulated; see
+                :func:`projects.llava_sam2.models.normalise.mean_count`.
+        """
+        supervised = labels[:, 1:] != IGNORE_INDEX
+        return self.cross_entropy(
+            self.model.lm_head,
+            hidden[:, :-1][supervised],
+            labels[:, 1:][supervised],
+            mean_count=mean_count,
+        )
+
+    def generate(
+        self,
+        prompts: Sequence[Tensor],
+        pixel_values: Tensor | None = None,
+        *,
+        visual: Tensor | None = None,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    ) -> list[Generated]:
+        """Answer a batch of prompts; see :func:`projects.llava_sam2.models.generation.generate`."""
+        return generate(
+            self,
+            prompts,
+            pixel_values,
+            visual=visual,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            generator=generator,
+        )
+
+    def _visual(
+        self, input_ids: Tensor, pixel_values: Tensor | None, visual: Tensor | None
+    ) -> Tensor | None:
+        """Visual tokens ``[N, V, W]`` that line up with the places for them."""
+        if pixel_values is not None:
+            visual = self.visual_features(pixel_values)
+        expected = int((input_ids == self.image_id).sum())
+        given = 0 if visual is None else visual.shape[0] * visual.shape[1]
+        if expected != given:
+            each = "" if visual is None else f" ({visual.shape[1]} each of {visual.shape[0]})"
+            raise ValueError(
+                f"{expected} {self.context} tokens but {given} visual features{each}; they must "
+                "be equal in number"
+            )
+        return visual if visual is None or self.use_visual else visual * 0
+
+
+def grow_vocabulary(model: PreTrainedModel, size: int) -> None:
+    """Give the embeddings and lm_head at least ``size`` rows; new ones are the mean of the old."""
+    old = model.get_input_embeddings().num_embeddings
+    if size <= old:
+        return
+    model.resize_token_embeddings(size, mean_resizing=False)
+    tables = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
+    with torch.no_grad():
+        for table in tables:
+            table[old:] = table[:old].mean(0, keepdim=True)
