@@ -4,8 +4,8 @@
 the words that tell objects apart right behind [SEG] ("[SEG] red circle") has to know them at [SEG];
 behind "[SEG] the" it has not.
 
-A recipe picks a list or brings its own; each answer that is to give a mask holds one ``[SEG]``. What
-is not there is denied in words, without ``[SEG]``: no mask is made, none is trained.
+A recipe picks a list or brings its own; each answer that is to give a mask holds one ``[SEG]``.
+What is not there is denied in words, without ``[SEG]``: no mask is made, none is trained.
 """
 
 from __future__ import annotations
@@ -142,6 +142,24 @@ class Templates:
     def first(self, expression: str) -> tuple[str, str]:
         """The first question and answer: what evaluation uses, so that it is the same each time."""
         return _fill(self.questions[0], expression), _fill(self.answers[0], expression)
+
+
+def named_templates(*, name: str) -> Templates:
+    """Templates by a name that a config can hold: "image", "video" or "generalized".
+
+    Raises:
+        ValueError: an unknown name, with the known ones.
+    """
+    if name not in _NAMED:
+        raise ValueError(f"no templates {name!r}; there are {', '.join(_NAMED)}")
+    return Templates(questions=_NAMED[name])
+
+
+_NAMED = {
+    "image": IMAGE_QUESTIONS,
+    "video": VIDEO_QUESTIONS,
+    "generalized": GENERALIZED_QUESTIONS,
+}
 
 
 def _fill(template: str, expression: str) -> str:
