@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from projects.common.masks import decode_segmentation, rle_area
+from projects.sam2_video.data.sources import inside
 
 Entry = dict[str, Any]
 
@@ -28,7 +29,7 @@ def read_coco(path: Path) -> tuple[dict[int, Entry], list[Entry]]:
     for number, image in enumerate(record["images"]):
         where = f"{path}, images[{number}]"
         key = field(image, "id", where)
-        field(image, "file_name", where)
+        inside(path.parent, str(field(image, "file_name", where)), where)
         if key in images:
             raise ValueError(f"{where}: two images have the id {key}")
         images[key] = image
@@ -60,22 +61,25 @@ def field(record: Mapping[str, Any], key: str, where: str, mend: str = "add it")
     return record[key]
 
 
+def number(record: Mapping[str, Any], key: str, where: str, mend: str = "add it") -> float:
+    """``record[key]``, which must be a number."""
+    value = field(record, key, where, mend)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{where}: {key} {value!r} is no number")
+    return value
+
+
 def size_of(image: Entry, where: str) -> tuple[int, int]:
     """(height, width) of an image's record."""
     mend = "polygons cannot be drawn without the size of their image, add height and width"
-    return int(field(image, "height", where, mend)), int(field(image, "width", where, mend))
+    return int(number(image, "height", where, mend)), int(number(image, "width", where, mend))
 
 
 def decode_entries(
     entries: Mapping[int, Entry], size: tuple[int, int], *, where: str
 ) -> dict[int, np.ndarray]:
     """Masks of annotations, bool [H, W] each, under the same keys."""
-    return {
-        key: decode_segmentation(
-            entry.get("segmentation"), *size, where=f"{where}, annotation {entry['id']}"
-        )
-        for key, entry in entries.items()
-    }
+    return {key: _decode(entry, size, where) for key, entry in entries.items()}
 
 
 def visible_entries(
@@ -87,10 +91,18 @@ def visible_entries(
 
 def _has_pixels(entry: Entry, size: tuple[int, int], where: str) -> bool:
     segmentation = entry.get("segmentation")
-    place = f"{where}, annotation {entry['id']}"
     if isinstance(segmentation, Mapping):
-        return rle_area(segmentation, where=place) > 0
-    return bool(decode_segmentation(segmentation, *size, where=place).any())
+        return rle_area(segmentation, where=f"{where}, annotation {entry['id']}") > 0
+    return bool(_decode(entry, size, where).any())
+
+
+def _decode(entry: Entry, size: tuple[int, int], where: str) -> np.ndarray:
+    place = f"{where}, annotation {entry['id']}"
+    if not entry.get("segmentation"):
+        raise ValueError(
+            f"{place}: no segmentation (a box is not enough); draw it, or take the annotation out"
+        )
+    return decode_segmentation(entry["segmentation"], *size, where=place)
 
 
 def select(entries: Mapping[int, Entry], objects: Iterable[int] | None) -> dict[int, Entry]:

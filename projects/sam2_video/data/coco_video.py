@@ -13,6 +13,7 @@ from projects.sam2_video.data.coco_json import (
     Entry,
     decode_entries,
     field,
+    number,
     read_coco,
     select,
     size_of,
@@ -127,6 +128,8 @@ class CocoVideoSource:
         for key in TRACK_FIELDS:
             if annotations and all(entry.get(key) is not None for entry in annotations):
                 return key
+        if not annotations:
+            raise ValueError(f"{self.annotation_file}: the list of annotations is empty")
         raise ValueError(
             f"{self.annotation_file}: no key of {', '.join(TRACK_FIELDS)} is in all "
             f"{len(annotations)} annotations, so objects cannot be followed through a video; name "
@@ -140,7 +143,7 @@ class CocoVideoSource:
         for key, image in images.items():
             where = f"{self.annotation_file}, image {key}"
             video = field(image, "video_id", where, "for single images use CocoImageSource")
-            field(image, "order_in_video", where, "it says which frame of the video this is")
+            number(image, "order_in_video", where, "it says which frame of the video this is")
             videos.setdefault(str(video), []).append(image)
         for name, frames in videos.items():
             frames.sort(key=lambda image: image["order_in_video"])

@@ -25,7 +25,7 @@ def inspect_video(video: AnnotatedVideo, *, min_frames: int = 1) -> RecordReport
     Args:
         min_frames: annotated frames that a clip wants.
     """
-    problems = []
+    problems = list(getattr(video, "problems", ()))  # what the video itself knows
     objects: set[int] = set()
     empty = unreadable = 0
     for index in range(video.num_frames):
@@ -42,7 +42,10 @@ def inspect_video(video: AnnotatedVideo, *, min_frames: int = 1) -> RecordReport
             f"{video.name}: {video.num_frames} annotated frames, but a clip wants {min_frames}"
         )
     if not objects and not unreadable:
-        problems.append(f"{video.name}: no frame shows an object")
+        problems.append(
+            f"{video.name}: no frame shows an object (in masks of ids 0 is background and 255 "
+            "nothing)"
+        )
     counts = {
         "videos": 1,
         "frames": video.num_frames,
@@ -56,10 +59,11 @@ def inspect_video(video: AnnotatedVideo, *, min_frames: int = 1) -> RecordReport
 def _visible_objects(video: AnnotatedVideo, index: int) -> set[int]:
     frame = video.read_frames([index])[0]
     masks = video.read_masks(index)
+    name = video.stems[index] if hasattr(video, "stems") else index
     for key, mask in masks.items():
         if mask.shape != frame.shape[:2]:
             raise ValueError(
-                f"{video.name}: frame {index} is {frame.shape[:2]} and its mask of object {key} "
+                f"{video.name}: frame {name} is {frame.shape[:2]} and its mask of object {key} "
                 f"{mask.shape} (height, width)"
             )
     return {key for key, mask in masks.items() if mask.any()}

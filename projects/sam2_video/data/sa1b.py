@@ -10,7 +10,7 @@ import numpy as np
 
 from projects.common.masks import decode_rle, rle_area
 from projects.common.video import IMAGE_SUFFIXES, read_image
-from projects.sam2_video.data.coco_json import field, read_json
+from projects.sam2_video.data.coco_json import field, number, read_json
 from projects.sam2_video.data.sources import (
     ListFile,
     choose_names,
@@ -81,16 +81,16 @@ class MaskFilters:
         """Whether an annotation passes; only fields that are asked about must be there."""
         if not isinstance(entry, dict):
             raise ValueError(f"{where}: not a record; is it a SA-1B annotation?")
-        area = field(entry, "area", where)
+        area = number(entry, "area", where)
         if area < self.min_area:
             return False
         if self.max_area_share is not None:
-            height, width = field(field(entry, "segmentation", where), "size", where)
+            height, width = _size_of_rle(entry, where)
             if area > self.max_area_share * height * width:
                 return False
         limits = (("predicted_iou", self.min_iou), ("stability_score", self.min_stability))
         return all(
-            least is None or field(entry, key, where, "drop the filter or add it") >= least
+            least is None or number(entry, key, where, "drop the filter or add it") >= least
             for key, least in limits
         )
 
@@ -156,3 +156,10 @@ class Sa1bSource:
         return Sa1bImage(
             name=name, path=self.images[name], json_path=self.records[name], filters=self.filters
         )
+
+
+def _size_of_rle(entry: dict[str, Any], where: str) -> tuple[int, int]:
+    segmentation = field(entry, "segmentation", where)
+    if not isinstance(segmentation, dict) or len(segmentation.get("size") or ()) != 2:
+        raise ValueError(f"{where}: the segmentation is no RLE with its size; is it SA-1B's?")
+    return segmentation["size"]

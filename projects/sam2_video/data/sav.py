@@ -19,6 +19,7 @@ from projects.sam2_video.data.sources import (
     require_all,
 )
 
+KINDS = ("manual", "auto")
 _PARTS = "sav_[0-9][0-9][0-9]"  # SA-V's archives unpack to folders of a thousand videos
 
 
@@ -64,6 +65,7 @@ class SavVideo:
         self.frame_indices = [position for position, _ in annotated]  # positions in the video
         self.masklet_indices = [step for _, step in annotated]
         self.stems = [names[position] for position in self.frame_indices]
+        self.problems = _unreached(numbers, len(self.masklets), ann_every, json_path, frame_path)
 
     @property
     def num_frames(self) -> int:
@@ -127,8 +129,11 @@ class SavSource:
         ann_every: int = 4,
         rm_unannotated: bool = True,
     ) -> None:
-        if ann_every < 1:
-            raise ValueError(f"SavSource: ann_every must be at least 1, got {ann_every}")
+        if ann_every < 1 or kind not in KINDS:
+            raise ValueError(
+                f"SavSource wants ann_every >= 1 and kind {' or '.join(KINDS)}, got {ann_every}, "
+                f"{kind!r}"
+            )
         self.annotation_root = Path(annotation_root)
         self.frame_root = Path(frame_root)
         self.ann_every = ann_every
@@ -202,6 +207,9 @@ def read_masklets(path: Path) -> list[Any]:
     masklets = record.get("masklet") if isinstance(record, dict) else None
     if not isinstance(masklets, list) or not masklets:
         raise ValueError(f"{path}: no list of frames under 'masklet'; is it a SA-V annotation?")
+    odd = [step for step, frame in enumerate(masklets) if not isinstance(frame, list | None)]
+    if odd:
+        raise ValueError(f"{path}: masklet[{odd[0]}] is no list of objects; download it again")
     counts = {len(frame) for frame in masklets if frame is not None}
     if len(counts) != 1:
         raise ValueError(f"{path}: frames of 'masklet' list unequal numbers of objects: {counts}")
@@ -252,11 +260,29 @@ def _checked_objects(objects: Collection[int] | None, masklets: list[Any], path:
     return sorted(objects)
 
 
+def _unreached(
+    numbers: list[int], annotated: int, every: int, json_path: Path, frame_path: Path
+) -> list[str]:
+    """Annotations behind the last frame: an extraction or a download that was cut off.
+
+    Frames may have been extracted sparsely, so the last one may stand a gap before the last mask.
+    """
+    gap = max(np.diff(numbers), default=1)
+    last = (annotated - 1) * every
+    if last < numbers[-1] + gap:
+        return []
+    return [
+        f"{json_path}: {annotated} annotated frames, the last one is {last}, but {frame_path} ends "
+        f"with frame {numbers[-1]}: get or extract the video again"
+    ]
+
+
 def _refuse_renumbered(numbers: list[int], annotated: int, every: int, folder: Path) -> None:
     """Frames extracted at the annotation's rate but numbered 0, 1, 2 would get wrong masks."""
-    if every > 1 and annotated > 1 and numbers == list(range(annotated)):
+    whole = numbers == list(range(len(numbers)))
+    if every > 1 and 1 < len(numbers) <= annotated and whole:
         raise ValueError(
             f"{folder}: {len(numbers)} frames numbered without gaps for {annotated} annotated "
-            f"frames: every {every}th frame seems to have been extracted and renumbered; keep the "
-            f"numbers of the video (00000, {every:05d}, ...) or pass ann_every=1"
+            f"frames: every {every}th frame seems to have been extracted and renumbered, or the end is "
+            f"missing; keep the numbers of the video (00000, {every:05d}, ...) or pass ann_every=1"
         )

@@ -22,6 +22,9 @@ ListFile = str | Path | Sequence[str | Path]
 
 
 class AnnotatedVideo(Protocol):
+    """May also have ``stems`` (names of the annotated frames) and ``problems`` (what is wrong with
+    the whole of it, for ``tools/check_dataset.py``)."""
+
     name: str
     num_frames: int  # annotated frames
 

@@ -125,3 +125,30 @@ def test_broken_records_are_named(root):
     (root / "a" / "1.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"1 images missing.*\n.*a/1.png"):
         source(root, record())
+
+
+def test_values_of_another_kind_are_named(root):
+    """As text "10" would come before "9", and frames would be out of order without a word."""
+    data = record()
+    data["images"][0]["order_in_video"] = "10"
+    with pytest.raises(ValueError, match="image 3: order_in_video '10' is no number"):
+        source(root, data)
+    data = record()
+    data["images"][1]["height"] = "eight"
+    with pytest.raises(ValueError, match="video 7, image 1: height 'eight' is no number"):
+        source(root, data)[0].read_masks(0)
+    for segmentation in (None, []):
+        data = record()
+        data["annotations"][0]["segmentation"] = segmentation
+        with pytest.raises(ValueError, match="video 7, annotation 10: no segmentation .a box"):
+            source(root, data)[0].read_masks(0)
+    with pytest.raises(ValueError, match="videos.json: the list of annotations is empty"):
+        source(root, {**record(), "annotations": []})
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/secret.png", "a/../../secret.png"])
+def test_file_names_stay_in_their_folder(root, name):
+    data = record()
+    data["images"][0]["file_name"] = name
+    with pytest.raises(ValueError, match=r"images\[0\]: .*secret.png' leads out of its folder"):
+        source(root, data)

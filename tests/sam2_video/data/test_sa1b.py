@@ -96,3 +96,18 @@ def test_broken_records_are_named(root):
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match="sa_1.json is not valid json"):
         Sa1bSource(image_root=root)[0]
+
+
+def test_values_of_another_kind_are_named(root):
+    path = root / "sa_1.json"
+    record = json.loads(path.read_text())
+    record["annotations"][0]["segmentation"] = [[0, 0, 3, 0, 3, 3]]
+    path.write_text(json.dumps(record))
+    with pytest.raises(
+        ValueError, match=r"sa_1.json, annotations\[0\]: the segmentation is no RLE"
+    ):
+        Sa1bSource(image_root=root, max_area_share=0.5)[0]
+    record["annotations"][0]["area"] = "9"
+    path.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"annotations\[0\]: area '9' is no number"):
+        Sa1bSource(image_root=root)[0]

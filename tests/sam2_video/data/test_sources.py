@@ -13,6 +13,7 @@ from pycocotools import mask as coco
 
 from projects.common.video import write_mp4
 from projects.sam2_video.data.coco import CocoImageSource
+from projects.sam2_video.data.inspection import inspect_video
 from projects.sam2_video.data.png import PaletteSource, PerObjectSource
 from projects.sam2_video.data.sav import SavSource, read_masklets, read_video_objects
 from tests.sam2_video.data.files import rle, square, write_frames
@@ -242,6 +243,33 @@ def test_sav_frames_that_were_renumbered_are_refused(sav):
     with pytest.raises(ValueError, match="renumbered"):
         SavSource(annotation_root=sav, frame_root=sav)[0]
     assert SavSource(annotation_root=sav, frame_root=sav, ann_every=1)[0].num_frames == 3
+    (sav / "sav_000001" / "00002.jpg").unlink()  # and cut off
+    with pytest.raises(ValueError, match="2 frames numbered without gaps for 3 annotated"):
+        SavSource(annotation_root=sav, frame_root=sav)[0]
+    with pytest.raises(ValueError, match="kind manual or auto, got 4, 'manaul'"):
+        SavSource(annotation_root=sav, frame_root=sav, kind="manaul")
+
+
+@pytest.mark.parametrize(
+    ("kept", "cut_off"),
+    [
+        (range(11), False),
+        (range(9), False),  # the last frame is annotated
+        (range(8), True),
+        ([0, 4], True),
+        ([0, 4, 8], False),
+        ([0], True),
+        (range(0, 11, 8), False),
+    ],
+)
+def test_annotations_behind_the_last_frame_are_a_problem(sav, kept, cut_off):
+    for path in (sav / "sav_000001").iterdir():
+        if int(path.stem) not in kept:
+            path.unlink()
+    video = SavSource(annotation_root=sav, frame_root=sav)[0]  # trains all the same
+    assert bool(video.problems) == cut_off == bool(inspect_video(video).problems)
+    if cut_off:
+        assert "3 annotated frames, the last one is 8, but" in video.problems[0]
 
 
 def test_sav_reads_mp4_where_no_frames_are_extracted(tmp_path):
@@ -316,6 +344,9 @@ def test_broken_sav_files_name_file_and_record(sav):
         SavSource(annotation_root=sav, frame_root=sav)[0]
     path.write_text('{"masklet": [[1, 2], [1]]}')
     with pytest.raises(ValueError, match="unequal numbers of objects"):
+        read_masklets(path)
+    path.write_text('{"masklet": [[1], {"0": 1}]}')
+    with pytest.raises(ValueError, match=r"masklet\[1\] is no list of objects"):
         read_masklets(path)
     path.write_text('{"masklet": [')
     with pytest.raises(ValueError, match="not valid json"):
@@ -417,7 +448,7 @@ def test_broken_coco_files_name_file_and_record(refcoco):
         coco_source(refcoco)[0].read_masks(0)
     del record["annotations"][0]["segmentation"]
     path.write_text(json.dumps(record))
-    with pytest.raises(ValueError, match=r"instances.json, annotation 10: expected a list"):
+    with pytest.raises(ValueError, match=r"instances.json, annotation 10: no segmentation"):
         coco_source(refcoco)[0].read_masks(0)
     record["annotations"][0]["image_id"] = 99
     path.write_text(json.dumps(record))
