@@ -283,6 +283,7 @@ def _refuse_renumbered(numbers: list[int], annotated: int, every: int, folder: P
     if every > 1 and 1 < len(numbers) <= annotated and whole:
         raise ValueError(
             f"{folder}: {len(numbers)} frames numbered without gaps for {annotated} annotated "
-            f"frames: every {every}th frame seems to have been extracted and renumbered, or the end is "
-            f"missing; keep the numbers of the video (00000, {every:05d}, ...) or pass ann_every=1"
+            f"frames: every {every}th frame seems to have been extracted and renumbered, or the "
+            f"end is missing; keep the video's numbers (00000, {every:05d}, ...) or pass "
+            "ann_every=1"
         )
