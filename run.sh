@@ -5,6 +5,8 @@
 # bash run.sh setup                      make .venv and install what is missing
 # bash run.sh train CONFIG GPUS [...]    train (arguments of tools/train.py)
 # bash run.sh eval CONFIG CHECKPOINT [...]   evaluate (arguments of tools/test.py)
+# bash run.sh data [DIR]                 link the downloads of DIR below data/, and say which datasets
+#                                        are complete, which are not, and where to get them
 # bash run.sh test [...]                 the test suite (arguments of pytest)
 # bash run.sh check                      style, format and types
 # bash run.sh smoke                      the small main job, its scores held against .ci/minima.json
@@ -219,6 +221,10 @@ case "$verb" in
         config="$1"
         shift
         exec bash tools/dist.sh test "$config" "${GPUS:-$((gpus > 0 ? gpus : 1))}" "$@"
+        ;;
+    data)
+        setup
+        exec "$VENV/bin/python" tools/prepare_data.py "$@"
         ;;
     test) run_tests "$@" ;;
     check) check ;;
