@@ -171,6 +171,9 @@ _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_O
 
 def _file_mistakes(parameter: inspect.Parameter, value: Any, given: Mapping, where: str):
     is_input = "Path" in str(parameter.annotation) and not parameter.name.startswith("out")
+    if is_input and isinstance(value, (list, tuple)):
+        for number, entry in enumerate(value):
+            yield from _file_mistakes(parameter, entry, given, f"{where}[{number}]")
     if not is_input or not isinstance(value, (str, os.PathLike)):
         return
     candidates = [Path(value)]

@@ -101,6 +101,16 @@ def test_all_mistakes_at_once(tmp_path):
     ]
 
 
+def test_files_of_a_list_are_looked_for(tmp_path):
+    def lists(*, exclude: str | Path | list[Path] | None = None): ...
+
+    (tmp_path / "there.txt").touch()
+    there, gone = str(tmp_path / "there.txt"), str(tmp_path / "gone.txt")
+    found = registry.mistakes(dict(type=lists, exclude=[there, gone, there]), "data")
+    assert found == [f"data.exclude[1]: {gone} does not exist"]
+    registry.check(dict(type=lists, exclude=(there,)))
+
+
 def test_a_right_config_passes():
     registry.check(dict(model=dict(type=Loss, kind="dice")), known=("model",))
 

@@ -18,7 +18,7 @@ from projects.sam2_video.data.coco_json import (
     size_of,
     visible_entries,
 )
-from projects.sam2_video.data.sources import ListFile, choose_names, require_all
+from projects.sam2_video.data.sources import ListPaths, choose_names, require_all
 
 
 class ImageVideo:
@@ -77,7 +77,7 @@ class CocoImageSource:
         splits: Sequence[str] = ("train",),
         include_crowd: bool = False,
         list_file: str | Path | None = None,
-        exclude_file: ListFile | None = None,
+        exclude_file: ListPaths | None = None,
     ) -> None:
         self.annotation_file = Path(annotation_file)
         self.image_root = Path(image_root)
@@ -103,7 +103,7 @@ class CocoImageSource:
         return str(Path(self.images[image_id]["file_name"]).with_suffix(""))
 
     def _chosen(
-        self, ids: list[int], list_file: str | Path | None, exclude_file: ListFile | None
+        self, ids: list[int], list_file: str | Path | None, exclude_file: ListPaths | None
     ) -> list[int]:
         if list_file is None and exclude_file is None:
             return ids

@@ -19,7 +19,7 @@ from projects.sam2_video.data.coco_json import (
     size_of,
     visible_entries,
 )
-from projects.sam2_video.data.sources import ListFile, choose_names, require_all
+from projects.sam2_video.data.sources import ListPaths, choose_names, require_all
 
 TRACK_FIELDS = ("track_id", "instance_id", "object_id")
 BY_ORDER = "order"
@@ -91,7 +91,7 @@ class CocoVideoSource:
         image_root: str | Path,
         track_field: str | None = None,
         list_file: str | Path | None = None,
-        exclude_file: ListFile | None = None,
+        exclude_file: ListPaths | None = None,
     ) -> None:
         self.annotation_file = Path(annotation_file)
         self.image_root = Path(image_root)

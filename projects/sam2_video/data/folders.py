@@ -12,7 +12,7 @@ from projects.common.masks import read_binary_png, read_palette_png
 from projects.common.video import IMAGE_SUFFIXES, read_image
 from projects.sam2_video.data.png import PNG, VOID, PaletteVideo, holds_png
 from projects.sam2_video.data.sources import (
-    ListFile,
+    ListPaths,
     choose_names,
     files_by_stem,
     find_frames,
@@ -78,7 +78,7 @@ class _MaskFolders:
         *,
         mask_values: MaskValues,
         list_file: str | Path | None,
-        exclude_file: ListFile | None,
+        exclude_file: ListPaths | None,
         where: str,
     ) -> None:
         if mask_values not in ("auto", "binary", "index"):
@@ -125,7 +125,7 @@ class FolderSource(_MaskFolders):
         masks: str = "masks",
         mask_values: MaskValues = "auto",
         list_file: str | Path | None = None,
-        exclude_file: ListFile | None = None,
+        exclude_file: ListPaths | None = None,
     ) -> None:
         self.image_root = _folder(image_root)
         self.annotation_root = _folder(annotation_root or image_root)
@@ -174,7 +174,7 @@ class ImageFolderSource(_MaskFolders):
         annotation_root: str | Path,
         mask_values: MaskValues = "auto",
         list_file: str | Path | None = None,
-        exclude_file: ListFile | None = None,
+        exclude_file: ListPaths | None = None,
     ) -> None:
         self.image_root, self.annotation_root = _folder(image_root), _folder(annotation_root)
         images = files_by_stem(self.image_root, IMAGE_SUFFIXES)

@@ -10,7 +10,7 @@ import numpy as np
 from projects.common.masks import read_binary_png, read_palette_png
 from projects.sam2_video.data.sources import (
     VIDEO_SUFFIXES,
-    ListFile,
+    ListPaths,
     files_by_stem,
     find_frames,
     is_video,
@@ -149,7 +149,7 @@ class _PngSource:
         image_root: str | Path,
         annotation_root: str | Path,
         list_file: str | Path | None = None,
-        exclude_file: ListFile | None = None,
+        exclude_file: ListPaths | None = None,
     ) -> None:
         self.image_root = Path(image_root)
         self.annotation_root = Path(annotation_root)

@@ -12,7 +12,7 @@ from projects.common.masks import decode_rle, rle_area
 from projects.common.video import IMAGE_SUFFIXES, read_image
 from projects.sam2_video.data.coco_json import field, number, read_json
 from projects.sam2_video.data.sources import (
-    ListFile,
+    ListPaths,
     choose_names,
     files_by_stem,
     require_all,
@@ -116,7 +116,7 @@ class Sa1bSource:
         image_root: str | Path,
         annotation_root: str | Path | None = None,
         list_file: str | Path | None = None,
-        exclude_file: ListFile | None = None,
+        exclude_file: ListPaths | None = None,
         min_area: int = 1,
         max_area_share: float | None = None,
         min_iou: float | None = None,

@@ -12,7 +12,7 @@ import numpy as np
 from projects.common.masks import decode_rle, rle_area
 from projects.sam2_video.data.sources import (
     VIDEO_SUFFIXES,
-    ListFile,
+    ListPaths,
     choose_names,
     frame_number,
     open_frames,
@@ -123,7 +123,7 @@ class SavSource:
         annotation_root: str | Path,
         frame_root: str | Path,
         list_file: str | Path | None = None,
-        exclude_file: ListFile | None = None,
+        exclude_file: ListPaths | None = None,
         objects_file: str | Path | None = None,
         kind: str = "manual",
         ann_every: int = 4,

@@ -18,7 +18,8 @@ from projects.common.video import IMAGE_SUFFIXES, FrameFolder, VideoFile
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 _LISTED_SUFFIXES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES, ".json")  # lists may name files
 
-ListFile = str | Path | Sequence[str | Path]
+# "Path" in the name of a type tells the check of a config that files must be there
+ListPaths = str | Path | Sequence[str | Path]
 
 
 class AnnotatedVideo(Protocol):
@@ -72,7 +73,7 @@ def choose_names(
     available: Iterable[str],
     *,
     list_file: str | Path | None,
-    exclude_file: ListFile | None,
+    exclude_file: ListPaths | None,
     where: str,
 ) -> list[str]:
     """The names of a list, or all that are ``available``, without those of the exclusion lists.
@@ -96,7 +97,7 @@ def choose_names(
 
 
 def video_names(
-    folder: str | Path, list_file: str | Path | None, exclude_file: ListFile | None = None
+    folder: str | Path, list_file: str | Path | None, exclude_file: ListPaths | None = None
 ) -> list[str]:
     """Sub-folders of ``folder``, chosen by the lists."""
     folder = Path(folder)

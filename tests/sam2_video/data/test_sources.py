@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import pickle
 from pathlib import Path
@@ -11,10 +12,14 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
+from projects.common import registry
 from projects.common.video import write_mp4
 from projects.sam2_video.data.coco import CocoImageSource
+from projects.sam2_video.data.coco_video import CocoVideoSource
+from projects.sam2_video.data.folders import FolderSource, ImageFolderSource
 from projects.sam2_video.data.inspection import inspect_video
 from projects.sam2_video.data.png import PaletteSource, PerObjectSource
+from projects.sam2_video.data.sa1b import Sa1bSource
 from projects.sam2_video.data.sav import SavSource, read_masklets, read_video_objects
 from tests.sam2_video.data.files import rle, square, write_frames
 
@@ -157,6 +162,27 @@ def test_a_broken_png_names_its_file(davis):
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(ValueError, match="00001.png"):
         palette_source(davis)[1].read_masks(0)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [SavSource, Sa1bSource, PaletteSource, PerObjectSource, FolderSource, ImageFolderSource]
+    + [CocoImageSource, CocoVideoSource],
+)
+def test_the_check_of_a_config_looks_for_every_list(source, tmp_path):
+    places = {
+        name: str(tmp_path)
+        for name, parameter in inspect.signature(source).parameters.items()
+        if parameter.default is inspect.Parameter.empty
+    }
+    lists = dict(list_file="a.txt", exclude_file=["b.txt", "c.txt"])
+    assert registry.mistakes(dict(type=source, **places, **lists)) == [
+        "list_file: a.txt does not exist",
+        "exclude_file[0]: b.txt does not exist",
+        "exclude_file[1]: c.txt does not exist",
+    ]
+    found = registry.mistakes(dict(type=source, **places, exclude_file="b.txt"))
+    assert found == ["exclude_file: b.txt does not exist"]
 
 
 # ---- per-object PNG ----------------------------------------------------------------------------
