@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from projects.common.video import decode_frames
+from projects.common.video import VideoFile, decode_frames
 from projects.sam2_video.data.sources import VIDEO_SUFFIXES
 
 RECORD = "extraction.json"
@@ -76,7 +76,9 @@ def extract_video(video: Path, out: Path, extraction: Extraction) -> int:
     partial.mkdir(parents=True)
     try:
         count = _write_frames(video, partial, extraction)
-        (partial / RECORD).write_text(json.dumps({**settings, "frames": count}, indent=1) + "\n")
+        # a video slower than the rate that is asked for gives all its frames, at its own rate
+        found = {"frames": count, "video_fps": VideoFile(video).fps}
+        (partial / RECORD).write_text(json.dumps(settings | found, indent=1) + "\n")
         os.replace(partial, target)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
