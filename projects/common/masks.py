@@ -44,13 +44,8 @@ def decode_rle(
         ValueError: the RLE is not whole, or not of this size. pycocotools reads past the end of
             broken counts, so the runs are checked against H * W before anything is drawn.
     """
-    height, width = _rle_size(rle, where)
-    if size is not None and (height, width) != tuple(size):
-        raise ValueError(
-            f"{where}: the RLE is {height}x{width} (height x width), its image {size[0]}x{size[1]};"
-            " the annotation belongs to another image or to another resolution of it"
-        )
-    runs = _whole_runs(rle, height, width, where)
+    runs = rle_runs(rle, where=where, size=size)
+    height, width = rle["size"]
     values = np.zeros(len(runs), dtype=bool)
     values[1::2] = True
     return np.ascontiguousarray(np.repeat(values, runs).reshape(width, height).T)
@@ -58,8 +53,24 @@ def decode_rle(
 
 def rle_area(rle: Mapping[str, Any], *, where: str) -> int:
     """Pixels of an RLE, without drawing it; raises for broken ones as :func:`decode_rle`."""
+    return int(rle_runs(rle, where=where)[1::2].sum())
+
+
+def rle_runs(
+    rle: Mapping[str, Any], *, where: str, size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Run lengths of an RLE, int64, background first, down the columns; they cover it exactly.
+
+    Raises:
+        ValueError: as :func:`decode_rle`.
+    """
     height, width = _rle_size(rle, where)
-    return int(_whole_runs(rle, height, width, where)[1::2].sum())
+    if size is not None and (height, width) != tuple(size):
+        raise ValueError(
+            f"{where}: the RLE is {height}x{width} (height x width), its image {size[0]}x{size[1]};"
+            " the annotation belongs to another image or to another resolution of it"
+        )
+    return _whole_runs(rle, height, width, where)
 
 
 def decode_polygons(polygons: Any, height: int, width: int, *, where: str) -> np.ndarray:
