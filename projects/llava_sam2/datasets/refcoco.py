@@ -158,6 +158,7 @@ def _row(
             *size,
             where=f"{instances_file} ann_id {annotation['id']}",
             group=bool(annotation.get("iscrowd", 0)),
+            bbox=annotation.get("bbox"),
         )
         for annotation in annotations
     )

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from projects.common.masks import decode_rle, decode_segmentation
+from projects.common.masks import decode_rle, decode_segmentation, mask_to_box
 from projects.common.video import read_image
 
 logger = logging.getLogger(__name__)
@@ -47,9 +47,17 @@ class StillMask:
     width: int
     where: str
     group: bool = False  # COCO's crowd
+    bbox: Sequence[float] | None = None  # COCO's x, y, width, height, where the file has it
 
     def read(self, frame: int) -> np.ndarray:
         return decode_segmentation(self.segmentation, self.height, self.width, where=self.where)
+
+    def box(self, frame: int) -> tuple[float, float, float, float] | None:
+        """(x1, y1, x2, y2) in pixels, x2 and y2 exclusive; None of an empty mask."""
+        if self.bbox is None:
+            return mask_to_box(self.read(frame))
+        x, y, width, height = self.bbox
+        return x, y, x + width, y + height
 
 
 @dataclass(frozen=True)
