@@ -1,48 +1,76 @@
-"""Images with plain conversations: captions and questions, trained by the language loss alone."""
+"""Plain conversations about an image, a video or nothing, trained by the language loss alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from projects.common.conversation import IMAGE_PLACEHOLDER
+import numpy as np
+
 from projects.common.samplers import Draw
-from projects.common.video import read_image
+from projects.common.video import open_video, read_image
+from projects.llava_sam2.datasets.frame_samplers import FrameSampler, UniformFrames
 from projects.llava_sam2.datasets.inputs import GroundingInputs, Turn
 from projects.llava_sam2.datasets.labels import Labels
-from projects.llava_sam2.datasets.rows import Row, RowErrors, load_json
+from projects.llava_sam2.datasets.rows import Row
 from projects.llava_sam2.structures import GroundingSample
 
 
 @dataclass(frozen=True)
 class ChatRow:
-    """An image and the conversation about it."""
+    """A conversation, and what it is about.
+
+    Attributes:
+        name: what errors call it.
+        turns: questions and answers; the pictures stand where a question says ``<image>``, else
+            before the first one.
+        source: image file, mp4 or folder of frames; None: words alone.
+        video: whether ``source`` is a video.
+    """
 
     name: str
-    image: Path
     turns: tuple[Turn, ...]
+    source: Path | None = None
+    video: bool = False
 
 
 class ChatDataset:
-    """Samples without masks; ``task`` names the head (language loss only)."""
+    """Samples without masks.
+
+    Args:
+        rows: from an annotation source.
+        inputs: pixels and conversations of the recipe.
+        frames: which frames of a video.
+        task: names the head (language loss only).
+    """
 
     def __init__(
-        self, *, rows: Sequence[ChatRow], inputs: GroundingInputs, task: str = "chat"
+        self,
+        *,
+        rows: Sequence[ChatRow],
+        inputs: GroundingInputs,
+        frames: FrameSampler | None = None,
+        task: str = "chat",
     ) -> None:
         self.rows = rows
         self.inputs = inputs
+        self.frames = frames or UniformFrames(num=5)
         self.task = task
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, draw: Draw | int) -> GroundingSample:
-        row = self.rows[draw if isinstance(draw, int) else draw.index]
-        pixel_values = self.inputs.pixel_values(read_image(row.image)[None], video=False)
+        draw = Draw(0, draw, 0) if isinstance(draw, int) else draw
+        row = self.rows[draw.index]
+        frames = self._read(row, np.random.default_rng(draw.seed))
+        pixel_values = None if frames is None else self.inputs.pixel_values(frames, video=row.video)
         encoded = self.inputs.conversation(
-            row.turns, tiles=len(pixel_values), video=False, name=row.name
+            row.turns,
+            tiles=0 if pixel_values is None else len(pixel_values),
+            video=row.video,
+            name=row.name,
         )
         return GroundingSample(
             task=self.task,
@@ -52,34 +80,14 @@ class ChatDataset:
             pixel_values=pixel_values,
         )
 
-
-def llava_rows(
-    *, file: str | Path, image_root: str | Path, on_bad_row: str = "error"
-) -> list[ChatRow]:
-    """Rows of a LLaVA-style json: ``[{image, conversations: [{from, value}]}]``.
-
-    ``from`` alternates "human", "gpt"; ``<image>`` in a question is where the format puts the
-    picture, which this project places before the first question.
-
-    Raises:
-        FileNotFoundError, ValueError: naming the file and the records.
-    """
-    file, image_root = Path(file), Path(image_root)
-    records = load_json(file)
-    if not isinstance(records, list):
-        raise ValueError(f"{file}: expected a list of records, found {type(records).__name__}")
-    errors = RowErrors(file, on_bad_row)
-    rows = []
-    for number, record in enumerate(records):
-        problem = _problem(record, image_root)
-        if problem is not None:
-            errors.add(f"record {number}", problem)
-            continue
-        texts = [_text(turn) for turn in record["conversations"]]
-        turns = tuple(zip(texts[0::2], texts[1::2], strict=True))
-        rows.append(ChatRow(f"{file.name}[{number}]", image_root / record["image"], turns))
-    errors.finish(rows)
-    return rows
+    def _read(self, row: ChatRow, generator: np.random.Generator) -> np.ndarray | None:
+        """uint8 [T, H, W, 3]; an image has T = 1, words alone have none."""
+        if row.source is None:
+            return None
+        if not row.video:
+            return read_image(row.source)[None]
+        video = open_video(row.source)  # here, not in the constructor: it does not survive a fork
+        return video.read(self.frames(len(video), generator))
 
 
 def listing_rows(
@@ -115,7 +123,7 @@ def listing_rows(
         said = {index: text for index, text in said.items() if not row.objects[index].group}
         if said:
             answer = joiner.join(said[index] for index in _left_to_right(row, said))
-            listed.append(ChatRow(row.name, row.source, ((question, answer),)))
+            listed.append(ChatRow(row.name, ((question, answer),), row.source))
     return listed
 
 
@@ -125,24 +133,3 @@ def _left_to_right(row: Row, objects: Iterable[int]) -> list[int]:
         return 0.0 if mask is None else float(mask.nonzero()[1].mean())
 
     return sorted(objects, key=centre)
-
-
-def _problem(record: Any, image_root: Path) -> str | None:
-    """Why a LLaVA record is unusable, or None."""
-    if not isinstance(record, dict) or not {"image", "conversations"} <= record.keys():
-        return "it needs 'image' and 'conversations'"
-    turns = record["conversations"]
-    if not all(isinstance(turn, dict) and {"from", "value"} <= turn.keys() for turn in turns):
-        return "each turn of 'conversations' needs 'from' and 'value'"
-    speakers = [turn["from"] for turn in turns]
-    if not turns or speakers != ["human", "gpt"] * (len(turns) // 2):
-        return f"speakers must alternate human, gpt; found {speakers}"
-    if any(not _text(turn) for turn in turns):
-        return "an empty question or answer"
-    if not (image_root / record["image"]).is_file():
-        return f"no image file {image_root / record['image']}"
-    return None
-
-
-def _text(turn: dict[str, str]) -> str:
-    return turn["value"].replace(IMAGE_PLACEHOLDER, "").strip()

@@ -8,7 +8,7 @@ import numpy as np
 
 from projects.common.samplers import Draw
 from projects.llava_sam2.datasets.frame_samplers import FrameSampler, UniformFrames
-from projects.llava_sam2.datasets.inputs import GroundingInputs
+from projects.llava_sam2.datasets.inputs import GroundingInputs, Turn
 from projects.llava_sam2.datasets.pixels import HorizontalFlip, resize_masks
 from projects.llava_sam2.datasets.rows import Expression, Row
 from projects.llava_sam2.datasets.templates import Templates
@@ -70,7 +70,8 @@ class GroundingDataset:
         indices = self.frames(len(row), generator)
         chosen = self._choose(row.expressions, generator)
         frames = row.read(indices)
-        masks = self._masks(row, chosen, indices, frames.shape[1:3])
+        named = [expression.objects for expression in chosen if expression.objects]
+        masks = read_masks(row, named, indices, frames.shape[1:3])
         texts = [expression.text for expression in chosen]
         if self.flip is not None and self.flip.draw(generator):
             frames, masks = np.flip(frames, axis=2), np.flip(masks, axis=3)
@@ -79,19 +80,8 @@ class GroundingDataset:
             self.templates.draw(text, generator, present=bool(expression.objects))
             for text, expression in zip(texts, chosen, strict=True)
         ]
-        video = row.frames is not None
-        pixel_values = self.inputs.pixel_values(frames, video=video)
-        encoded = self.inputs.conversation(
-            turns, tiles=len(pixel_values), video=video, name=row.name
-        )
-        return GroundingSample(
-            task=self.task,
-            name=row.name,
-            input_ids=encoded.input_ids,
-            labels=encoded.labels,
-            pixel_values=pixel_values,
-            grounding_frames=self.inputs.grounding_frames(frames),
-            masks=resize_masks(masks, self.mask_size),
+        return grounding_sample(
+            row, frames, masks, turns, inputs=self.inputs, mask_size=self.mask_size, task=self.task
         )
 
     def _choose(
@@ -103,14 +93,38 @@ class GroundingDataset:
         picks = generator.choice(len(expressions), size=number, replace=self.with_repetition)
         return [expressions[int(pick)] for pick in picks]
 
-    @staticmethod
-    def _masks(
-        row: Row, expressions: Sequence[Expression], frames: Sequence[int], size: tuple[int, int]
-    ) -> np.ndarray:
-        """bool [E, T, H, W], of the expressions that name something."""
-        named = [expression.objects for expression in expressions if expression.objects]
-        masks = np.zeros((len(named), len(frames), *size), dtype=bool)
-        for number, objects in enumerate(named):
-            for place, frame in enumerate(frames):
-                masks[number, place] = row.read_mask(objects, frame, size)
-        return masks
+
+def read_masks(
+    row: Row, named: Sequence[Sequence[int]], frames: Sequence[int], size: tuple[int, int]
+) -> np.ndarray:
+    """Masks of sets of a row's objects on some of its frames, bool [E, T, H, W]."""
+    masks = np.zeros((len(named), len(frames), *size), dtype=bool)
+    for number, objects in enumerate(named):
+        for place, frame in enumerate(frames):
+            masks[number, place] = row.read_mask(objects, frame, size)
+    return masks
+
+
+def grounding_sample(
+    row: Row,
+    frames: np.ndarray,
+    masks: np.ndarray,
+    turns: Sequence[Turn],
+    *,
+    inputs: GroundingInputs,
+    mask_size: int,
+    task: str,
+) -> GroundingSample:
+    """A conversation about frames uint8 [T, H, W, 3] with masks bool [E, T, H, W], one a [SEG]."""
+    video = row.frames is not None
+    pixel_values = inputs.pixel_values(frames, video=video)
+    encoded = inputs.conversation(turns, tiles=len(pixel_values), video=video, name=row.name)
+    return GroundingSample(
+        task=task,
+        name=row.name,
+        input_ids=encoded.input_ids,
+        labels=encoded.labels,
+        pixel_values=pixel_values,
+        grounding_frames=inputs.grounding_frames(frames),
+        masks=resize_masks(masks, mask_size),
+    )

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
 
 from projects.common.conversation import IGNORE_INDEX, SEG
 from projects.common.samplers import Draw
-from projects.llava_sam2.datasets.chat import ChatDataset, listing_rows, llava_rows
+from projects.llava_sam2.datasets.chat import ChatDataset, listing_rows
 from projects.llava_sam2.datasets.frame_samplers import FirstFrames, UniformFrames
 from projects.llava_sam2.datasets.grounding import GroundingDataset
 from projects.llava_sam2.datasets.mevis import mevis_rows
@@ -27,7 +25,6 @@ from tests.llava_sam2.datasets.tiny import (
     LEFT,
     RIGHT,
     block,
-    save_jpeg,
     tiny_inputs,
     write_mevis,
     write_refcoco,
@@ -220,30 +217,3 @@ def test_listing_captions_read_left_to_right(inputs, image_rows):
     assert words(inputs, supervised) == "the left square , the right circle <|im_end|>".split()
     assert (sample.task, sample.masks, sample.grounding_frames) == ("chat", None, None)
     assert sample.pixel_values.shape == (1, 3, 16, 16)
-
-
-def test_llava_json(tmp_path, inputs):
-    save_jpeg(tmp_path / "images" / "a.jpg", 0)
-    turn = {"from": "human", "value": "<image>\ndescribe the image ."}
-    reply = {"from": "gpt", "value": "red square"}
-    more = {"from": "human", "value": "and ?"}
-    good = {"image": "a.jpg", "conversations": [turn, reply, more, reply]}
-    file = tmp_path / "chat.json"
-    file.write_text(json.dumps([good]))
-    (row,) = llava_rows(file=file, image_root=tmp_path / "images")
-    assert row.turns == (("describe the image .", "red square"), ("and ?", "red square"))
-    sample = ChatDataset(rows=[row], inputs=inputs)[0]
-    assert words(inputs, sample.input_ids).count("<img>") == 1
-    bad = {
-        "no image file .*gone.jpg": good | {"image": "gone.jpg"},
-        "speakers must alternate": good | {"conversations": [turn, turn]},
-        "an empty question or answer": good | {"conversations": [turn, reply | {"value": " "}]},
-        "it needs 'image' and 'conversations'": {"image": "a.jpg"},
-        "each turn .* needs 'from' and 'value'": good | {"conversations": [turn, {"from": "gpt"}]},
-    }
-    for message, record in bad.items():
-        file.write_text(json.dumps([good, record]))
-        with pytest.raises(ValueError, match=f"chat.json: 1 bad records:\n  record 1: {message}"):
-            llava_rows(file=file, image_root=tmp_path / "images")
-        kept = llava_rows(file=file, image_root=tmp_path / "images", on_bad_row="skip")
-        assert len(kept) == 1

@@ -1,0 +1,288 @@
+"""Grounded captions in the files that GLaMM released (GranD-f).
+
+    RefCOCOg_GCG_*.json         [{id: {img_file_name, caption, refs: [{sentence, segmentation}]}}]
+    GranDf_HA_GCG_*.json,       [{file_name, caption,
+    OpenPsgGCG_*.json             groundings: {phrase: {token_positives: [start, end], rle_masks}}}]
+    flickr_mergedGT_GCG_*.json  COCO: images with captions, annotations with tokens_positive
+                                [[start, end]] and sam_mask
+
+Positions count characters of the caption without quotes and spaces around it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from projects.common.video import image_size
+from projects.llava_sam2.datasets.grounded_captions import CaptionRow, Span
+from projects.llava_sam2.datasets.image_files import file_inside
+from projects.llava_sam2.datasets.rows import (
+    Expression,
+    Row,
+    RowErrors,
+    StillMask,
+    load_json,
+    tracks_read,
+)
+
+
+class _Phrase(NamedTuple):
+    """A phrase of a caption: where it stands, and COCO segmentations whose union it names."""
+
+    span: Span | None  # None: the caption does not hold it
+    text: str
+    segmentations: list[Any]
+
+
+@dataclass(frozen=True)
+class _Record:
+    """One caption as a file has it, whichever file."""
+
+    name: str
+    file_name: Any
+    caption: str
+    phrases: list[_Phrase]
+
+
+def refcocog_gcg_rows(
+    *,
+    file: str | Path,
+    image_root: str | Path,
+    on_bad_row: str = "error",
+    limit: int | None = None,
+) -> list[CaptionRow]:
+    """Captions of ``RefCOCOg_GCG_{train,val}.json``; images in ``coco2014/train2014``.
+
+    Phrases are looked up in the caption, whatever their case. Where phrases overlap, the earlier
+    ends where the later begins, as in GLaMM; one that nothing is left of is a bad record.
+
+    Args:
+        file: the json.
+        image_root: folder of the images.
+        on_bad_row: "error" raises with all bad records; "skip" leaves them out with a count. A bad
+            phrase leaves its caption, a caption without a phrase leaves the data.
+        limit: keep the first so many captions.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file and the records.
+    """
+    return _rows(file, image_root, on_bad_row, limit, _refcocog_records)
+
+
+def grandf_rows(
+    *,
+    file: str | Path,
+    image_root: str | Path,
+    on_bad_row: str = "error",
+    limit: int | None = None,
+) -> list[CaptionRow]:
+    """Captions of ``GranDf_HA_GCG_train.json`` and of ``OpenPsgGCG_{train,val}.json``.
+
+    A phrase whose grounding is null has no mask and stays plain text. Arguments and errors as of
+    :func:`refcocog_gcg_rows`.
+    """
+    return _rows(file, image_root, on_bad_row, limit, _grandf_records)
+
+
+def flickr_gcg_rows(
+    *,
+    file: str | Path,
+    image_root: str | Path,
+    on_bad_row: str = "error",
+    limit: int | None = None,
+) -> list[CaptionRow]:
+    """Captions of ``flickr_mergedGT_GCG_{train,val}.json``; images of Flickr30k.
+
+    Annotations of one phrase ("two men") make one mask. Those to be ignored are. Arguments and
+    errors as of :func:`refcocog_gcg_rows`.
+    """
+    return _rows(file, image_root, on_bad_row, limit, _flickr_records)
+
+
+# ---- the three kinds of file ----------------------------------------------------------------
+
+
+def _refcocog_records(file: Path) -> Iterator[_Record | tuple[str, str]]:
+    for number, entry in enumerate(_list(load_json(file), file)):
+        name = f"record {number}"
+        if not isinstance(entry, dict) or len(entry) != 1:
+            yield name, "expected an object with one key, the caption's id"
+            continue
+        ((key, content),) = entry.items()
+        name = f"caption {key}"
+        missing = _missing(content, ("img_file_name", "caption", "refs"))
+        if missing:
+            yield name, missing
+            continue
+        caption = _clean(content["caption"])
+        phrases, taken = [], set()
+        for ref in content["refs"]:
+            text = str(ref.get("sentence", "")).strip()
+            span = _find(caption, text, taken)
+            taken.add(span)
+            phrases.append(_Phrase(span, text, [ref.get("segmentation")]))
+        yield _Record(name, content["img_file_name"], caption, phrases)
+
+
+def _grandf_records(file: Path) -> Iterator[_Record | tuple[str, str]]:
+    for number, entry in enumerate(_list(load_json(file), file)):
+        name = f"record {number}"
+        missing = _missing(entry, ("file_name", "caption", "groundings"))
+        if missing:
+            yield name, missing
+            continue
+        caption = _clean(entry["caption"])
+        phrases = [
+            _Phrase(
+                _span(grounding.get("token_positives"), caption),
+                text,
+                list(grounding.get("rle_masks") or []),
+            )
+            for text, grounding in entry["groundings"].items()
+            if grounding is not None
+        ]
+        yield _Record(name, entry["file_name"], caption, phrases)
+
+
+def _flickr_records(file: Path) -> Iterator[_Record | tuple[str, str]]:
+    data = load_json(file)
+    if _missing(data, ("images", "annotations")):
+        raise ValueError(f"{file}: {_missing(data, ('images', 'annotations'))}")
+    annotations: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    for annotation in data["annotations"]:
+        if not annotation.get("ignore", False):
+            annotations[annotation.get("image_id")].append(annotation)
+    for number, image in enumerate(data["images"]):
+        missing = _missing(image, ("id", "file_name", "caption"))
+        if missing:
+            yield f"images[{number}]", missing
+            continue
+        caption = _clean(image["caption"])
+        phrases = []
+        for annotation in annotations[image["id"]]:
+            first = next(iter(annotation.get("tokens_positive") or []), None)
+            span = _span(first, caption)
+            text = f"annotation {annotation.get('id')}" if span is None else caption[slice(*span)]
+            phrases.append(_Phrase(span, text, [annotation.get("sam_mask")]))
+        yield _Record(f"image {image['id']}", image["file_name"], caption, phrases)
+
+
+# ---- from records to rows -------------------------------------------------------------------
+
+
+def _rows(
+    file: str | Path,
+    image_root: str | Path,
+    on_bad_row: str,
+    limit: int | None,
+    records: Callable[[Path], Iterator[_Record | tuple[str, str]]],
+) -> list[CaptionRow]:
+    file = Path(file)
+    errors = RowErrors(file, on_bad_row)
+    rows: list[CaptionRow] = []
+    for number, record in enumerate(records(file)):
+        if limit is not None and number >= limit:
+            break
+        if not isinstance(record, _Record):
+            errors.add(*record)
+            continue
+        path, problem = file_inside(Path(image_root), record.file_name)
+        if problem is not None:
+            errors.add(record.name, problem)
+            continue
+        row = _row(record, path, file, errors)
+        if row is not None:
+            rows.append(row)
+    errors.finish(rows)
+    return rows
+
+
+def _row(record: _Record, path: Path, file: Path, errors: RowErrors) -> CaptionRow | None:
+    size = image_size(path)
+    objects: list[StillMask] = []
+    grounded: dict[Span, list[int]] = defaultdict(list)
+    for phrase in record.phrases:
+        where = f"{file} {record.name} phrase {phrase.text!r}"
+        masks = [StillMask(part, *size, where=where) for part in phrase.segmentations]
+        problem = _problem(phrase, masks)
+        if problem is not None or phrase.span is None:
+            errors.add(f"{record.name} phrase {phrase.text!r}", problem or "")
+            continue
+        grounded[phrase.span] += range(len(objects), len(objects) + len(masks))
+        objects += masks
+    spans = _cut_overlaps(sorted(grounded), record, errors)
+    if not spans:
+        errors.add(record.name, "none of its phrases can be grounded")
+        return None
+    expressions = tuple(
+        Expression(record.caption[start:end], tuple(grounded[span]), f"{record.name}/{start}")
+        for span, (start, end) in spans.items()
+    )
+    row = Row(f"{file.name} {record.name}", path, None, size, tuple(objects), expressions)
+    return CaptionRow(row, record.caption, tuple(spans.values()))
+
+
+def _problem(phrase: _Phrase, masks: list[StillMask]) -> str | None:
+    if phrase.span is None:
+        return "it is not in the caption"
+    if not masks:
+        return "it has no mask"
+    return tracks_read(range(len(masks)), masks, frames=1)
+
+
+def _cut_overlaps(spans: list[Span], record: _Record, errors: RowErrors) -> dict[Span, Span]:
+    """Each span to what is left of it; an earlier one ends where the next begins."""
+    cut: dict[Span, Span] = {}
+    for number, (start, end) in enumerate(spans):
+        following = spans[number + 1][0] if number + 1 < len(spans) else end
+        end = min(end, following)
+        end = start + len(record.caption[start:end].rstrip())
+        if end > start:
+            cut[spans[number]] = (start, end)
+        else:
+            text = record.caption[slice(*spans[number])]
+            errors.add(f"{record.name} phrase {text!r}", "another phrase begins at its place")
+    return cut
+
+
+def _find(caption: str, phrase: str, taken: set[Span | None]) -> Span | None:
+    """Where a phrase stands, whatever its case; the next place if that one is taken."""
+    start = caption.lower().find(phrase.lower()) if phrase else -1
+    while start >= 0 and (start, start + len(phrase)) in taken:
+        following = caption.lower().find(phrase.lower(), start + 1)
+        if following < 0:
+            break  # said once, drawn twice: one phrase for both
+        start = following
+    return None if start < 0 else (start, start + len(phrase))
+
+
+def _span(positions: Any, caption: str) -> Span | None:
+    """``[start, end]`` as a span within the caption that holds words, or None."""
+    if not isinstance(positions, list) or len(positions) != 2:
+        return None
+    start, end = positions
+    if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(caption)):
+        return None
+    return (start, end) if caption[start:end].strip() else None
+
+
+def _clean(caption: Any) -> str:
+    return str(caption).strip('"').strip()
+
+
+def _list(records: Any, file: Path) -> list[Any]:
+    if not isinstance(records, list):
+        raise ValueError(f"{file}: expected a list of records, found {type(records).__name__}")
+    return records
+
+
+def _missing(record: Any, fields: tuple[str, ...]) -> str:
+    """What a record lacks, in words; empty if nothing."""
+    if not isinstance(record, dict):
+        return f"expected an object, found {type(record).__name__}"
+    lacking = [field for field in fields if record.get(field) is None]
+    return f"it needs {', '.join(lacking)}" if lacking else ""

@@ -1,0 +1,120 @@
+"""Osprey-724K: ``[{file_name, height, width, annotation: [{bbox, segmentation}], ...}, ...]``.
+
+    osprey_conversation, _short_form, _part_level,     conversations: [{from, value}, ...], which
+    _lvis_positive_negative                            speak of <region1>, <region2>, ...
+    osprey_detail_description                          description: ["<region1>: ...", ...]
+
+Osprey: Yuan et al., CVPR 2024.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from projects.llava_sam2.datasets.image_files import file_inside
+from projects.llava_sam2.datasets.llava_json import turns_of
+from projects.llava_sam2.datasets.regions import RegionRow
+from projects.llava_sam2.datasets.rows import Row, RowErrors, StillMask, load_json, tracks_read
+
+_FIELDS = ("file_name", "height", "width", "annotation")
+_REGION = re.compile(r"<(region\d+)>")
+_LABEL = re.compile(r"\s*<region\d+>\s*:?\s*")
+
+
+def osprey_rows(
+    *,
+    file: str | Path,
+    image_root: str | Path,
+    strip_prefix: bool = False,
+    on_bad_row: str = "error",
+    limit: int | None = None,
+) -> list[RegionRow]:
+    """One row per record; descriptions become one turn a region, with the question left open.
+
+    Args:
+        file: one of the released jsons.
+        image_root: folder of the images (COCO train2017).
+        strip_prefix: look for ``000000123456.jpg`` where the file says
+            ``COCO_train2014_000000123456.jpg``, as some of the jsons do.
+        on_bad_row: "error" raises with all bad records; "skip" leaves them out with a count.
+        limit: keep the first so many records.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file and the records.
+    """
+    file = Path(file)
+    records = load_json(file)
+    if not isinstance(records, list):
+        raise ValueError(f"{file}: expected a list of records, found {type(records).__name__}")
+    errors = RowErrors(file, on_bad_row)
+    rows = []
+    for number, record in enumerate(records[:limit]):
+        row = _row(record, number, file, Path(image_root), strip_prefix)
+        if isinstance(row, RegionRow):
+            rows.append(row)
+        else:
+            errors.add(f"record {number}", row)
+    errors.finish(rows)
+    return rows
+
+
+def _row(
+    record: Any, number: int, file: Path, image_root: Path, strip_prefix: bool
+) -> RegionRow | str:
+    """A record's row, or what is wrong with it."""
+    lacking = [f for f in _FIELDS if not isinstance(record, dict) or record.get(f) is None]
+    if lacking:
+        return f"it needs {', '.join(lacking)}"
+    name = record["file_name"]
+    if strip_prefix and isinstance(name, str):
+        name = name.rsplit("_", 1)[-1]
+    path, problem = file_inside(image_root, name)
+    if problem is not None:
+        return problem
+    size = (record["height"], record["width"])
+    where = f"{file} record {number}"
+    objects = tuple(
+        StillMask(entry.get("segmentation"), *size, where=f"{where} annotation {k}")
+        for k, entry in enumerate(record["annotation"])
+    )
+    if not objects:
+        return "it has no region"
+    for k in range(len(objects)):
+        problem = tracks_read([k], objects, frames=1)
+        if problem is not None:
+            return f"region{k + 1}: {problem}"
+    turns = _turns(record, len(objects))
+    if isinstance(turns, str):
+        return turns
+    return RegionRow(Row(f"{file.name}[{number}]", path, None, size, objects, ()), turns)
+
+
+def _turns(record: dict[str, Any], regions: int) -> tuple[tuple[str | None, str], ...] | str:
+    if record.get("conversations"):
+        turns = turns_of(record["conversations"])
+        if isinstance(turns, str):
+            return turns
+        named = [int(n) for turn in turns for text in turn for n in _numbers(text)]
+        if named and not 1 <= min(named) <= max(named) <= regions:
+            return f"it speaks of region{max(named)}, but has {regions} regions"
+        return tuple((_plain(question), _plain(answer)) for question, answer in turns)
+    described = record.get("description") or record.get("descriptions")
+    if not isinstance(described, list):
+        return "it needs 'conversations' or 'description'"
+    if len(described) != regions:
+        return f"{len(described)} descriptions but {regions} regions"
+    answers = [_plain(_LABEL.sub("", text, count=1)).strip() for text in described]
+    if not all(answers):
+        return "an empty description"
+    return tuple((None, answer) for answer in answers)
+
+
+def _numbers(text: str) -> list[str]:
+    return re.findall(r"<region(\d+)>", text)
+
+
+def _plain(text: str) -> str:
+    """Regions by name, without the brackets: "<region1>" stands for no token."""
+    return _REGION.sub(r"\1", text)
