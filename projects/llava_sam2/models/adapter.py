@@ -20,12 +20,25 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from projects.common.conversation import SEG, check_template, token_id
+from projects.common.conversation import (
+    REGION_END,
+    REGION_START,
+    SEG,
+    check_template,
+    token_id,
+)
 from projects.llava_sam2.models.generation import Generated, generate
 from projects.llava_sam2.models.language_loss import LanguageLoss
+from projects.llava_sam2.models.visual_tokens import (
+    VisualTokens,
+    check_regions,
+    check_visual,
+    region_tokens,
+)
 from projects.llava_sam2.structures import IGNORE_INDEX
 
 
@@ -70,6 +83,8 @@ class LanguageAdapter(nn.Module, ABC):
         self.tokenizer = tokenizer
         self.image_id = token_id(tokenizer, chat.image_context)
         self.seg_id = token_id(tokenizer, SEG)
+        vocabulary = tokenizer.get_vocab()  # only conversations about regions need these two
+        self.region_ids = [vocabulary.get(token, -1) for token in (REGION_START, REGION_END)]
         self.use_visual = True
         self.cross_entropy = loss or LanguageLoss()
         grow_vocabulary(model, len(tokenizer))
@@ -99,14 +114,14 @@ class LanguageAdapter(nn.Module, ABC):
         """
 
     def arrange(
-        self, input_ids: Tensor, attention_mask: Tensor, visual: Tensor | None
+        self, input_ids: Tensor, attention_mask: Tensor, visual: VisualTokens | None
     ) -> dict[str, Any]:
         """Further arguments of ``language_model``, ``position_ids`` among them.
 
         Args:
             input_ids: ``[B, L]``, padded on either side.
             attention_mask: ``[B, L]``, False on padding.
-            visual: ``[N, V, W]``, in the order of their places.
+            visual: what stands where.
         """
         return {"position_ids": (attention_mask.long().cumsum(1) - 1).clamp(min=0)}
 
@@ -141,27 +156,13 @@ class LanguageAdapter(nn.Module, ABC):
         pixel_values: Tensor | None = None,
         *,
         visual: Tensor | None = None,
+        regions: Sequence[Tensor | None] | None = None,
     ) -> Tensor:
-        """Token embeddings ``[B, L, D]`` with the visual features at the context tokens, in order.
+        """Token embeddings ``[B, L, D]`` with the visual tokens at the context tokens, in order.
 
-        Args:
-            input_ids: ``[B, L]``.
-            pixel_values: ``[N, 3, H, H]`` tiles of all samples, in their order.
-            visual: ``[N, V, W]`` from :meth:`visual_features`, or ``[N, V, D]`` from a head, in
-                place of ``pixel_values``.
-
-        Raises:
-            ValueError: with both counts, if tokens and features do not line up.
+        Arguments and errors as in :meth:`inputs`.
         """
-        return self.fuse(input_ids, self._visual(input_ids, pixel_values, visual))
-
-    def fuse(self, input_ids: Tensor, visual: Tensor | None) -> Tensor:
-        """Token embeddings with visual features that line up, see :meth:`embed`."""
-        embeddings = self.model.get_input_embeddings()(input_ids)
-        if visual is None:
-            return embeddings
-        places = (input_ids == self.image_id).unsqueeze(-1)
-        return embeddings.masked_scatter(places, visual[..., : self.hidden_size].to(embeddings))
+        return self._fuse(input_ids, self._see(input_ids, pixel_values, visual, regions))
 
     def inputs(
         self,
@@ -170,13 +171,27 @@ class LanguageAdapter(nn.Module, ABC):
         pixel_values: Tensor | None = None,
         *,
         visual: Tensor | None = None,
+        regions: Sequence[Tensor | None] | None = None,
     ) -> dict[str, Any]:
-        """All that ``language_model`` is called with; arguments as in :meth:`forward`."""
-        visual = self._visual(input_ids, pixel_values, visual)
+        """All that ``language_model`` is called with.
+
+        Args:
+            input_ids: ``[B, L]``, padded on either side.
+            attention_mask: ``[B, L]``, False on padding.
+            pixel_values: ``[N, 3, H, H]`` tiles of all samples, in their order.
+            visual: ``[N, V, W]`` from :meth:`visual_features`, or ``[N, V, D]`` from a head, in
+                place of ``pixel_values``.
+            regions: per sample ``[R, g, g]`` bool or None: regions on the grid of the sample's last
+                tile, whose visual tokens stand once more between ``<vp>`` and ``</vp>``.
+
+        Raises:
+            ValueError: with both counts, if tokens and features do not line up.
+        """
+        seen = self._see(input_ids, pixel_values, visual, regions)
         return {
-            "inputs_embeds": self.fuse(input_ids, visual),
+            "inputs_embeds": self._fuse(input_ids, seen),
             "attention_mask": attention_mask,
-            **self.arrange(input_ids, attention_mask, visual),
+            **self.arrange(input_ids, attention_mask, seen),
         }
 
     def forward(
@@ -186,16 +201,15 @@ class LanguageAdapter(nn.Module, ABC):
         pixel_values: Tensor | None = None,
         *,
         visual: Tensor | None = None,
+        regions: Sequence[Tensor | None] | None = None,
     ) -> Tensor:
         """Hidden states ``[B, L, D]`` of the last layer; no logits are made.
 
-        Args:
-            input_ids: ``[B, L]``, padded on the right.
-            attention_mask: ``[B, L]``, False on padding.
-            pixel_values: ``[N, 3, H, H]``.
-            visual: ``[N, V, W]`` in their place, see :meth:`embed`.
+        Arguments and errors as in :meth:`inputs`.
         """
-        inputs = self.inputs(input_ids, attention_mask, pixel_values, visual=visual)
+        inputs = self.inputs(
+            input_ids, attention_mask, pixel_values, visual=visual, regions=regions
+        )
         return self.language_model(**inputs, use_cache=False).last_hidden_state
 
     def language_loss(
@@ -244,21 +258,55 @@ class LanguageAdapter(nn.Module, ABC):
             generator=generator,
         )
 
-    def _visual(
-        self, input_ids: Tensor, pixel_values: Tensor | None, visual: Tensor | None
-    ) -> Tensor | None:
-        """Visual tokens ``[N, V, W]`` that line up with the places for them."""
+    def _see(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor | None,
+        visual: Tensor | None,
+        regions: Sequence[Tensor | None] | None,
+    ) -> VisualTokens | None:
+        """Visual tokens and their places, which must be equal in number; None without any."""
         if pixel_values is not None:
             visual = self.visual_features(pixel_values)
-        expected = int((input_ids == self.image_id).sum())
-        given = 0 if visual is None else visual.shape[0] * visual.shape[1]
-        if expected != given:
-            each = "" if visual is None else f" ({visual.shape[1]} each of {visual.shape[0]})"
-            raise ValueError(
-                f"{expected} {self.context} tokens but {given} visual features{each}; they must "
-                "be equal in number"
+        places = input_ids == self.image_id
+        region_places = self._within_regions(input_ids) & places
+        pictures = places & ~region_places
+        check_visual(pictures, visual, self.context)
+        if visual is None:
+            return None
+        if not self.use_visual:
+            visual = visual * 0
+        tokens = visual.flatten(0, 1)
+        if region_places.any() or any(region is not None for region in regions or ()):
+            tiles = (pictures.sum(1) // visual.shape[1]).tolist()
+            copied = region_tokens(visual, tiles, regions or [None] * len(tiles))
+            check_regions(region_places, copied)
+            repeats = region_places[places].unsqueeze(1)
+            tokens = tokens.new_zeros(len(repeats), tokens.shape[1])
+            tokens = tokens.masked_scatter(~repeats, visual).masked_scatter(
+                repeats, torch.cat(copied)
             )
-        return visual if visual is None or self.use_visual else visual * 0
+        return VisualTokens(tokens, places, pictures, visual.shape[1])
+
+    def _within_regions(self, input_ids: Tensor) -> Tensor:
+        """Positions ``[B, L]`` between ``<vp>`` and ``</vp>``."""
+        start, end = ((input_ids == index).long().cumsum(1) for index in self.region_ids)
+        return start > end
+
+    def _fuse(self, input_ids: Tensor, visual: VisualTokens | None) -> Tensor:
+        embeddings = self.model.get_input_embeddings()(input_ids)
+        if visual is None:
+            return self._touch_vision(embeddings)
+        tokens = visual.tokens[:, : self.hidden_size].to(embeddings)
+        return embeddings.masked_scatter(visual.places.unsqueeze(-1), tokens)
+
+    def _touch_vision(self, embeddings: Tensor) -> Tensor:
+        """Text alone beside ranks that have pictures: the vision tower runs here as well."""
+        alone = not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
+        if alone or not self.training:
+            return embeddings
+        black = torch.zeros(1, 3, self.tile_size, self.tile_size, device=embeddings.device)
+        return embeddings + self.visual_features(black).sum().to(embeddings) * 0
 
 
 def grow_vocabulary(model: PreTrainedModel, size: int) -> None:

@@ -24,5 +24,7 @@ class ChatHead(nn.Module):
         self, batch: GroundingBatch, *, mllm: LanguageAdapter, grounding: Sam2
     ) -> dict[str, Tensor]:
         """``{"loss_language"}``, averaged over the supervised tokens of the batch."""
-        hidden = mllm(batch.input_ids, batch.attention_mask, batch.pixel_values)
+        hidden = mllm(
+            batch.input_ids, batch.attention_mask, batch.pixel_values, regions=batch.regions
+        )
         return {"loss_language": self.language_weight * mllm.language_loss(hidden, batch.labels)}

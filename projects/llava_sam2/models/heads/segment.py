@@ -120,7 +120,9 @@ class SegmentHead(nn.Module):
         Raises:
             ValueError: naming the sample, if [SEG] tokens and expressions differ in number.
         """
-        hidden = mllm(batch.input_ids, batch.attention_mask, batch.pixel_values)
+        hidden = mllm(
+            batch.input_ids, batch.attention_mask, batch.pixel_values, regions=batch.regions
+        )
         seg_hidden, counts = gather_seg(hidden, batch.input_ids, mllm.seg_id)
         check_counts(counts, batch.masks, batch.names)
         rows, frames = pair_rows(counts, batch), batch.grounding_frames
