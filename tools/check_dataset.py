@@ -1,7 +1,8 @@
 """Read all data of a config before it trains: ``tools/check_dataset.py CONFIG``.
 
-A row per training dataset and per benchmark: videos, frames, objects, empty frames, unreadable
-files, samples a second; then the first bad records. The exit code is 0 only if all is clean.
+A row per training dataset and per benchmark: what there is (images, videos, frames, objects,
+expressions, tokens of samples), empty frames, unreadable files, samples a second; then the first
+bad records. The exit code is 0 only if all is clean.
 """
 
 from __future__ import annotations
@@ -23,12 +24,24 @@ from mmengine.config import DictAction
 import projects  # noqa: F401  (compatibility lines first)
 from projects.common import registry
 from projects.common.engine.config import load_config, plain
+from projects.common.engine.loader import entry_names
 from projects.common.inspection import DatasetReport, inspect_dataset, spread
 from projects.common.progress import Progress
 from projects.common.samplers import Draw
+from projects.llava_sam2.datasets.inspection import RowsInspection
 from projects.sam2_video.data.inspection import SourceInspection
 
-COLUMNS = ("videos", "frames", "objects", "empty_frames", "unreadable")
+COLUMNS = (
+    "images",
+    "videos",
+    "frames",
+    "objects",
+    "expressions",
+    "queries",
+    "tokens",
+    "supervised",
+)
+FAULTS = ("empty_frames", "unreadable")  # shown always; of the others, those that occur
 SAMPLES = 8  # drawn as in training, for the samples a second
 
 
@@ -64,10 +77,19 @@ def main() -> int:
 
 
 def named_data(tree: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Configs of the training datasets (``train[0]``, ...) and of the benchmarks."""
-    for number, entry in enumerate(tree.get("train_dataloader", {}).get("datasets", [])):
-        yield f"train[{number}]", entry["dataset"]
-    yield from tree.get("benchmarks", {}).items()
+    """Configs of the training datasets (by name, or ``train[0]``, ...) and of the benchmarks.
+
+    Of benchmarks that ask several ways about the same data, the first one.
+    """
+    entries = tree.get("train_dataloader", {}).get("datasets", [])
+    for name, entry in zip(entry_names(entries), entries, strict=True):
+        yield name, entry["dataset"]
+    seen: list[Any] = []
+    for name, cfg in tree.get("benchmarks", {}).items():
+        data = cfg.get("rows", cfg.get("source", cfg))
+        if data not in seen:
+            seen.append(data)
+            yield name, cfg
 
 
 def chosen_rows(rows: dict[str, Any], names: list[str] | None) -> dict[str, Any]:
@@ -79,7 +101,7 @@ def chosen_rows(rows: dict[str, Any], names: list[str] | None) -> dict[str, Any]
 
 def check(name: str, cfg: dict[str, Any], limit: int | None, workers: int) -> dict[str, Any]:
     """One row of the report; a dataset that cannot even be built is a row with its reason."""
-    source = cfg.get("source", {})
+    source = cfg.get("source", cfg.get("rows", {}))
     row = {"name": name, "type": _type_name(source.get("type", cfg["type"]))}
     try:
         registry.check(cfg)
@@ -113,12 +135,14 @@ def samples_per_second(dataset: Any) -> tuple[float | None, list[str]]:
 
 
 def table(reports: list[dict[str, Any]]) -> str:
-    head = ["dataset", "type", "records", *COLUMNS, "samples/s", "state"]
+    counted = {key for row in reports for key in row.get("counts", {})}
+    columns = [key for key in COLUMNS if key in counted] + list(FAULTS)
+    head = ["dataset", "type", "records", *columns, "samples/s", "state"]
     lines = [head]
     for row in reports:
         counts = row.get("counts", {})
         cells = [row["name"], row["type"], row.get("records", "")]
-        cells += [counts.get(key, "") for key in COLUMNS]
+        cells += [counts.get(key, "") for key in columns]
         rate = row.get("samples_per_second")
         cells += ["" if rate is None else f"{rate:.1f}", row["state"]]
         lines.append([str(cell) for cell in cells])
@@ -139,12 +163,18 @@ def table(reports: list[dict[str, Any]]) -> str:
 def _inspectable(cfg: dict[str, Any]) -> tuple[Any, Any]:
     """What can be inspected, and the dataset that samples are drawn from, where there is one.
 
-    Of a benchmark only the source is built: the rest may need a model.
+    Of a benchmark only the source or the rows are built: the rest may need a model.
     """
     target = registry.resolve(cfg["type"])
     if hasattr(target, "inspect"):
         dataset = registry.build(cfg)
         return dataset, dataset
+    if "rows" in cfg:
+        rows = registry.build(cfg["rows"])
+        if hasattr(target, "__getitem__"):
+            dataset = registry.build({**cfg, "rows": rows})
+            return RowsInspection(rows, dataset), dataset
+        return RowsInspection(rows), None
     if isinstance(cfg.get("source"), dict):
         return SourceInspection(registry.build(cfg["source"])), None
     return None, None

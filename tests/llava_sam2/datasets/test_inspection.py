@@ -1,0 +1,124 @@
+"""Rows are looked through: counts are exact, and what is broken is named."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+
+from projects.common.inspection import inspect_dataset
+from projects.llava_sam2.datasets.grounding import GroundingDataset
+from projects.llava_sam2.datasets.inspection import RowsInspection
+from projects.llava_sam2.datasets.mevis import mevis_rows
+from projects.llava_sam2.datasets.refcoco import refcoco_rows
+from projects.llava_sam2.datasets.templates import Templates
+from projects.llava_sam2.datasets.temporal_row import TemporalRow
+from tests.llava_sam2.datasets.tiny import tiny_inputs, write_mevis, write_refcoco, write_tokenizer
+from tools import check_dataset
+
+TEMPLATES = Templates(questions=["segment {expression} ."], answers=["it is [SEG] ."])
+
+
+def test_counts_of_videos_and_of_samples(tmp_path):
+    rows = mevis_rows(root=write_mevis(tmp_path / "mevis"))
+    plain = inspect_dataset("mevis", RowsInspection(rows))
+    assert plain.clean and plain.records == 2
+    expected = dict(videos=2, frames=5, objects=3, expressions=3, empty_frames=0, unreadable=0)
+    assert {key: plain.counts[key] for key in expected} == expected
+    inputs = tiny_inputs(tmp_path / "tokenizer")
+    dataset = GroundingDataset(rows=rows, inputs=inputs, templates=TEMPLATES, mask_size=16)
+    drawn = inspect_dataset("mevis", RowsInspection(rows, dataset))
+    samples = [dataset[index] for index in range(2)]
+    assert drawn.counts["tokens"] == sum(len(sample.input_ids) for sample in samples)
+    assert drawn.counts["supervised"] == sum(int((s.labels >= 0).sum()) for s in samples)
+
+
+def test_a_broken_frame_and_a_vanished_mask_are_named(tmp_path):
+    root = write_mevis(tmp_path / "mevis")
+    rows = mevis_rows(root=root)
+    frame = next((root / "JPEGImages" / "clip_a").iterdir())
+    frame.write_bytes(frame.read_bytes()[:-300])
+    report = inspect_dataset("mevis", RowsInspection(rows))
+    assert report.bad_records == 1 and report.counts["unreadable"] == 1
+    assert str(frame) in report.problems[0]
+
+
+def test_images_and_features(tmp_path):
+    rows = refcoco_rows(**write_refcoco(tmp_path / "refcoco"), split="train")
+    report = inspect_dataset("refcoco", RowsInspection(rows))
+    assert report.clean and report.counts["images"] == 2 and report.counts["expressions"] == 4
+    torch.save(torch.ones(30, 4), tmp_path / "A.pt")
+    row = TemporalRow("A", "A/0", tmp_path / "A.pt", "a dog", 0.0, 1.0, 3.0)
+    lost = TemporalRow("B", "B/0", tmp_path / "B.pt", "a dog", 0.0, 1.0, 3.0)
+    times = inspect_dataset("times", RowsInspection([row, lost]))
+    assert times.counts["queries"] == 1 and times.counts["frames"] == 30
+    assert times.bad_records == 1 and "B.pt" in times.problems[0]
+
+
+CONFIG = """
+from projects.llava_sam2.datasets.collate import collate
+from projects.llava_sam2.datasets.grounding import GroundingDataset
+from projects.llava_sam2.datasets.refcoco import refcoco_rows
+from projects.llava_sam2.datasets.templates import Templates
+from projects.llava_sam2.datasets.inputs import GroundingInputs
+from projects.llava_sam2.datasets.pixels import SingleTile
+from projects.common.conversation import load_tokenizer
+from projects.llava_sam2.evaluation.refer_image import ReferImageBenchmark
+
+_rows = dict(type=refcoco_rows, root="{root}/refcoco", image_root="{root}/refcoco/images")
+train_dataloader = dict(
+    datasets=[
+        dict(
+            name="refcoco",
+            dataset=dict(
+                type=GroundingDataset,
+                rows=dict(**_rows, split="train"),
+                inputs=dict(
+                    type=GroundingInputs,
+                    tokenizer=dict(type=load_tokenizer, path="{root}/tokenizer"),
+                    template="qwen_chat",
+                    tiles=dict(type=SingleTile, size=16),
+                    tokens_per_tile=4,
+                    grounding_size=24,
+                ),
+                templates=dict(type=Templates, questions=["segment {expression} ."]),
+                mask_size=16,
+            ),
+        )
+    ],
+    batch_size=1,
+    collate=collate,
+)
+benchmarks = dict(
+    val=dict(type=ReferImageBenchmark, rows=dict(**_rows, split="val"), respond=None),
+    val_again=dict(type=ReferImageBenchmark, rows=dict(**_rows, split="val"), respond=None),
+)
+"""
+
+
+def test_the_command_reads_names_and_each_benchmarks_data_once(tmp_path, monkeypatch, capsys):
+    write_refcoco(tmp_path / "refcoco")
+    write_tokenizer(tmp_path / "tokenizer")
+    config = tmp_path / "config.py"
+    config.write_text(CONFIG.replace("{root}", str(tmp_path)))
+    report = tmp_path / "report.json"
+    monkeypatch.setattr(sys, "argv", ["check_dataset.py", str(config), "--json", str(report)])
+    assert check_dataset.main() == 0
+    rows = {row["name"]: row for row in json.loads(report.read_text())}
+    assert list(rows) == ["refcoco", "val"]
+    assert rows["refcoco"]["counts"]["images"] == 2 and rows["refcoco"]["samples_per_second"] > 0
+    assert rows["val"]["counts"]["expressions"] == 2
+    head = capsys.readouterr().out.splitlines()[0].split()
+    assert head[:5] == ["dataset", "type", "records", "images", "frames"] and "tokens" in head
+    picture = tmp_path / "refcoco" / "images" / "im_3.jpg"
+    picture.write_bytes(picture.read_bytes()[:100])
+    assert check_dataset.main() == 1
+    assert "im_3.jpg" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("empty", [[], None])
+def test_a_command_without_data_says_so(empty):
+    with pytest.raises(ValueError, match="there is none"):
+        check_dataset.chosen_rows({}, empty)
