@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from projects.llava_sam2.models.adapter import LanguageAdapter
 from projects.llava_sam2.models.heads.segment import Rows, pair_rows, stand_in
+from projects.llava_sam2.models.normalise import mean_count, most_over_ranks
 from projects.llava_sam2.models.seg_tokens import check_counts, gather_seg
 from projects.llava_sam2.structures import GroundingBatch
 from projects.sam2_video.losses import MultiStepMaskLoss, Step
@@ -59,9 +60,8 @@ def attend_concept(
 class ConceptHead(nn.Module):
     """Language loss, and SAM 2's losses on the candidate masks of what a concept conditions.
 
-    Mask losses are sums over rows, divided by the number of rows, averaged over ranks. A sample
-    without masks adds no row; a rank without any runs one row with the weight zero, so that every
-    rank runs the same modules.
+    Mask losses are means over the rows of the global batch. A sample without masks adds no row; a
+    rank without any runs one row with the weight zero, so that every rank runs the same modules.
 
     Args:
         projector: hidden size to SAM 2's width, see :func:`seg_projector`.
@@ -75,7 +75,6 @@ class ConceptHead(nn.Module):
             off while a model learns from scratch, because a blank mask has no gradient.
         rows_per_chunk: condition and decode this many rows at a time and recompute them in
             backward, to bound memory; None does all at once.
-        frames_per_chunk: the same for the image encoder, without recomputing.
     """
 
     def __init__(
@@ -88,7 +87,6 @@ class ConceptHead(nn.Module):
         multimask: bool | None = None,
         hide_absent: bool = True,
         rows_per_chunk: int | None = None,
-        frames_per_chunk: int | None = None,
     ) -> None:
         super().__init__()
         self.text_hidden_fcs = projector  # the names in released checkpoints
@@ -98,7 +96,6 @@ class ConceptHead(nn.Module):
         self.multimask = multimask
         self.hide_absent = hide_absent
         self.rows_per_chunk = rows_per_chunk
-        self.frames_per_chunk = frames_per_chunk
 
     def start_from(self, grounding: Sam2) -> None:
         """Take a copy of SAM 2's memory attention for ``token_attn``, where there is none."""
@@ -129,7 +126,7 @@ class ConceptHead(nn.Module):
         objects = 0 if rows is None else len(rows.frame)
         if rows is None:
             rows, frames, seg_hidden = stand_in(hidden, grounding)
-        features = grounding.encode_frames(frames, split=self.frames_per_chunk)
+        features = grounding.encode_frames(frames)
         candidates = self._decode(grounding, features, self.project(seg_hidden), rows)
         losses = self._mask_losses(candidates, rows.targets, objects)
         language = self.language_weight * mllm.language_loss(hidden, batch.labels)
@@ -149,21 +146,24 @@ class ConceptHead(nn.Module):
             )
             return tuple(getattr(found, field.name) for field in fields(MaskCandidates))
 
-        size = self.rows_per_chunk
-        if size is None or len(rows.frame) <= size:
+        total, size = len(rows.frame), self.rows_per_chunk
+        if size is None:
             return MaskCandidates(*decode(rows.expression, rows.frame))
-        chunks = zip(rows.expression.split(size), rows.frame.split(size), strict=True)
-        parts = [checkpoint(decode, *chunk, use_reentrant=False) for chunk in chunks]
-        return MaskCandidates(*(torch.cat(part) for part in zip(*parts, strict=True)))
+        # every rank runs as many chunks as the one with the most rows; rows fill up by repetition
+        chunks = -(-most_over_ranks(total, rows.frame.device) // size)
+        place = torch.arange(max(total, chunks), device=rows.frame.device) % total
+        parts = [
+            checkpoint(decode, rows.expression[part], rows.frame[part], use_reentrant=False)
+            for part in place.tensor_split(chunks)
+        ]
+        return MaskCandidates(*(torch.cat(part)[:total] for part in zip(*parts, strict=True)))
 
     def _mask_losses(
         self, candidates: MaskCandidates, targets: Tensor, objects: int
     ) -> dict[str, Tensor]:
-        """Losses of R rows with targets ``[R, h', w']``, ``objects`` of them real."""
+        """Losses of R rows with targets ``[R, h', w']``; ``objects`` are R, or 0 for a stand-in."""
         targets = targets[None]  # one frame of R objects
         present = targets.flatten(2).any(2)
         sums = self.mask_loss.sums([Step(0, candidates)], targets, present)
-        if not objects:
-            sums = {name: value * 0 for name, value in sums.items()}
-        losses = self.mask_loss.average(sums, objects)
-        return {f"loss_concept_{k.removeprefix('loss_')}": v for k, v in losses.items()}
+        scale = (1 if objects else 0) / mean_count(objects, targets.device)
+        return {f"loss_concept_{k.removeprefix('loss_')}": scale * v for k, v in sums.items()}
