@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from projects.common.video import IMAGE_SUFFIXES, FrameFolder, VideoFile
+from projects.common.video import IMAGE_SUFFIXES, FrameFolder, ImageSequence, VideoFile
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 _LISTED_SUFFIXES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES, ".json")  # lists may name files
@@ -47,7 +47,17 @@ class AnnotatedVideo(Protocol):
         ...
 
 
+class FramedVideo(AnnotatedVideo, Protocol):
+    """Annotated frames among all frames, as evaluation wants them."""
+
+    folder: ImageSequence | VideoFile  # all frames
+    stems: list[str]  # names of the annotated ones
+    frame_indices: list[int]  # their positions in ``folder``, ascending
+
+
 class AnnotationSource(Protocol):
+    names: list[str]  # of the videos, as file lists name them
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> AnnotatedVideo: ...

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from projects.common.masks import encode_rle, mask_to_box
-from projects.sam2_video.data.coco import ImageVideo
-from projects.sam2_video.data.png import FolderVideo
-from projects.sam2_video.data.sources import AnnotatedVideo, AnnotationSource
+from projects.common.video import ImageSequence
+from projects.sam2_video.data.sources import AnnotationSource
 from projects.sam2_video.evaluation.davis import region_similarity
 from projects.sam2_video.evaluation.vos import Predicts
 from projects.sam2_video.points import interior_point
@@ -26,6 +25,8 @@ class ClickBenchmark:
         source: images, or videos of which the first annotated frame is taken.
         max_items: the first n images only; None: all.
     """
+
+    metrics = ("click_iou", "box_iou")
 
     def __init__(self, *, source: AnnotationSource, max_items: int | None = None) -> None:
         self.source = source
@@ -86,10 +87,11 @@ def _corner_pixels(mask: np.ndarray) -> np.ndarray:
     return np.array([box[0], box[1], box[2] - 1, box[3] - 1])
 
 
-def _image(video: AnnotatedVideo) -> Record:
+def _image(video: Any) -> Record:
     """Where the report finds the picture; a frame inside of an mp4 has no path."""
-    if isinstance(video, ImageVideo):
+    folder = getattr(video, "folder", None)
+    if folder is None:
         return {"image": str(video.path)}
-    if isinstance(video, FolderVideo):
-        return {"image": str(video.folder.files[video.frame_indices[0]])}
+    if isinstance(folder, ImageSequence):
+        return {"image": str(folder.files[video.frame_indices[0]])}
     return {}

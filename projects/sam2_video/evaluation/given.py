@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from projects.sam2_video.data.png import FolderVideo, PerObjectVideo
+from projects.sam2_video.data.png import PerObjectVideo
+from projects.sam2_video.data.sources import FramedVideo
 from projects.sam2_video.object_prompts import ObjectPrompt
 
 
@@ -23,7 +24,7 @@ class GivenObject:
         return self.visible[0]
 
 
-def find_objects(video: FolderVideo, *, late_objects: bool = True) -> list[GivenObject]:
+def find_objects(video: FramedVideo, *, late_objects: bool = True) -> list[GivenObject]:
     """Objects that any annotated frame shows, ascending; masks are decoded one frame at a time.
 
     Args:
@@ -48,14 +49,14 @@ def find_objects(video: FolderVideo, *, late_objects: bool = True) -> list[Given
         )
     if isinstance(video, PerObjectVideo):
         names = {key: folder.name for key, folder in video.object_folders.items()}
-    else:  # a palette PNG speaks of every object
+    else:  # palette PNGs and lists of annotations speak of every object
         names = {key: f"{key:03d}" for key in keys}
         listed = {key: list(range(video.num_frames)) for key in keys}
     return [GivenObject(key, names[key], tuple(listed[key]), tuple(visible[key])) for key in keys]
 
 
 def mask_prompts(
-    video: FolderVideo, objects: Sequence[GivenObject], *, use_all_masks: bool = False
+    video: FramedVideo, objects: Sequence[GivenObject], *, use_all_masks: bool = False
 ) -> list[ObjectPrompt]:
     """The first mask of every object, or all its masks, by position in the video.
 

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from projects.common.masks import Rle, encode_rle
-from projects.sam2_video.data.png import FolderVideo, PaletteSource, PerObjectSource
+from projects.common.video import FrameFolder
+from projects.sam2_video.data.sources import AnnotationSource, FramedVideo
 from projects.sam2_video.evaluation.given import GivenObject, find_objects, mask_prompts
 from projects.sam2_video.evaluation.scorer import VideoScorer, mean_scores, scored_frames
 from projects.sam2_video.predictor import VideoPredictor
@@ -32,15 +33,17 @@ class VosBenchmark:
     that memory does not grow with the length of the video.
 
     Args:
-        source: videos with palette PNGs (DAVIS, MOSE) or a folder of PNGs per object (SA-V).
+        source: of videos, whose frames may be folders, files or the images of a COCO json.
         skip_first_and_last: leave out the first and the last annotated frame, as is usual.
         report_frames: evenly spaced annotated frames that a record keeps as RLE.
     """
 
+    metrics = ("J&F", "J", "F")
+
     def __init__(
         self,
         *,
-        source: PaletteSource | PerObjectSource,
+        source: AnnotationSource,
         skip_first_and_last: bool = True,
         report_frames: int = 6,
     ) -> None:
@@ -77,21 +80,16 @@ class VosBenchmark:
 
     def fingerprint(self) -> str:
         """What the records depend on beside the weights."""
-        return repr(
-            (
-                str(self.source.annotation_root),
-                self.source.names,
-                self.skip_first_and_last,
-                self.report_frames,
-            )
-        )
+        source = vars(self.source)
+        places = [str(source[key]) for key in sorted(source) if key.startswith("annotation_")]
+        return repr((places, self.source.names, self.skip_first_and_last, self.report_frames))
 
     def _scored(self, given: GivenObject) -> set[int]:
         return set(scored_frames(given.listed, skip_first_and_last=self.skip_first_and_last))
 
     def _records(
         self,
-        video: FolderVideo,
+        video: FramedVideo,
         objects: list[GivenObject],
         scorer: VideoScorer,
         report: _Report,
@@ -104,10 +102,12 @@ class VosBenchmark:
                 video.folder.path,
                 ", ".join(unscored),
             )
+        # pictures are read from folders: frames inside of a video file have no path
+        readable = report.frames if isinstance(video.folder, FrameFolder) else []
         return [
             {
                 "video": str(video.folder.path),
-                "frames": [video.stems[frame] for frame in report.frames],
+                "frames": [video.stems[frame] for frame in readable],
                 "object": str(given.key),
                 "J": scores[given.key].region,
                 "F": scores[given.key].boundary,
@@ -133,7 +133,7 @@ class _Report:
             self.annotated[key].append(encode_rle(truth))
 
 
-def _track(predictor: VideoPredictor, video: FolderVideo, objects: list[GivenObject]):
+def _track(predictor: VideoPredictor, video: FramedVideo, objects: list[GivenObject]):
     """Yield ``(annotated frame, {key: mask})`` for every annotated frame; before the first prompt
     nothing is there."""
     numbers = {position: frame for frame, position in enumerate(video.frame_indices)}

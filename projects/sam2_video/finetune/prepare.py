@@ -15,13 +15,13 @@ from projects.common.engine import checkpoints
 from projects.common.engine.config import check_config
 from projects.common.registry import raise_mistakes
 from projects.sam2_video.data.sources import AnnotationSource
-from projects.sam2_video.finetune.benchmark import LEAST_FRAMES
 from projects.sam2_video.finetune.check import check_page
 from projects.sam2_video.finetune.schema import Dataset, Page
-from projects.sam2_video.finetune.sources import Sources, names_of, split_sources
+from projects.sam2_video.finetune.sources import Sources, split_sources
 from projects.sam2_video.finetune.translate import config_tree
 from projects.sam2_video.finetune.yaml_page import YamlPage, dump_page
 
+LEAST_FRAMES = 3  # of a video that is scored: the first and the last annotated one do not count
 PAGE, CONFIG, SPLITS = "finetune.yaml", "config.py", "splits"
 DEBUG_STEPS = 2
 _DEBUG = {
@@ -119,7 +119,7 @@ def _count(dataset: Dataset, sources: Sources) -> tuple[int, int]:
     train, val = (None if tree is None else registry.build(tree) for tree in sources)
     mistakes = []
     if val is not None:
-        both = sorted(set(names_of(train)) & set(names_of(val))) if _same_place(sources) else []
+        both = sorted(set(train.names) & set(val.names)) if _same_place(sources) else []
         if both:
             mistakes.append(f"dataset.val: {len(both)} videos are trained on too: {both[:5]}")
         mistakes += [] if dataset.one_frame else _too_short(val)

@@ -10,7 +10,6 @@ import numpy as np
 
 from projects.common import registry
 from projects.common.registry import ConfigError
-from projects.sam2_video.data.sources import AnnotationSource
 from projects.sam2_video.finetune.schema import Dataset
 
 _DATA = "projects.sam2_video.data"
@@ -37,12 +36,6 @@ class Sources(NamedTuple):
 
     train: dict[str, Any]
     val: dict[str, Any] | None
-
-
-def names_of(source: AnnotationSource) -> list[str]:
-    """The names that file lists choose from."""
-    names = getattr(source, "names", None)  # of videos; sources of COCO images have ids
-    return [source[i].name for i in range(len(source))] if names is None else list(names)
 
 
 def split_sources(dataset: Dataset, *, folder: Path, seed: int, keep: bool = False) -> Sources:
@@ -103,7 +96,7 @@ def _source(
 def _write_split(
     source: dict[str, Any], fraction: float, seed: int, train_file: Path, val_file: Path
 ) -> None:
-    names = names_of(registry.build(source))
+    names = registry.build(source).names
     count = max(1, round(fraction * len(names)))
     if count >= len(names):
         raise ConfigError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from projects.sam2_video.finetune.schema import IMAGE_TYPES, Dataset, MultiStepLoss, Page
+from projects.sam2_video.finetune.schema import Dataset, MultiStepLoss, Page
 from projects.sam2_video.finetune.sources import Sources
 
 Tree = dict[str, Any]
@@ -253,20 +253,16 @@ def _backends(page: Page, name: str) -> list[Tree]:
 def _validation(page: Page, source: Tree) -> Tree:
     trainer, held = page.trainer, page.dataset.val
     assert held is not None
+    kind, metric = ("vos.VosBenchmark", "J&F")
+    if page.dataset.one_frame:
+        kind, metric = ("clicks.ClickBenchmark", "click_iou")
     return dict(
-        benchmarks=dict(val=dict(type=_BENCHMARKS.get(page.dataset.type, _ANY), source=source)),
+        benchmarks=dict(val=dict(type=f"{_SAM2}.evaluation.{kind}", source=source)),
         validation=dict(
             interval=trainer.val_interval,
             benchmarks=["val"],
-            best="val/click_iou" if page.dataset.one_frame else "val/J&F",
+            best=f"val/{metric}",
             patience=trainer.patience,
             max_items=held.max_videos,
         ),
     )
-
-
-_ANY = f"{_SAM2}.finetune.benchmark.AnnotatedVosBenchmark"
-_BENCHMARKS = {
-    **dict.fromkeys(("palette", "per_object", "folder"), f"{_SAM2}.evaluation.vos.VosBenchmark"),
-    **dict.fromkeys(IMAGE_TYPES, f"{_SAM2}.evaluation.clicks.ClickBenchmark"),
-}

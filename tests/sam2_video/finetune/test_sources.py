@@ -15,7 +15,7 @@ from projects.common.engine.config import load_config, plain
 from projects.common.registry import ConfigError
 from projects.sam2_video.finetune.prepare import prepare, with_overrides
 from projects.sam2_video.finetune.schema import Dataset
-from projects.sam2_video.finetune.sources import names_of, split_sources
+from projects.sam2_video.finetune.sources import split_sources
 from projects.sam2_video.finetune.yaml_page import read_page
 from tests.sam2_video.finetune.conftest import FRAMES, SIDE, VIDEOS, scene, write_videos
 
@@ -153,7 +153,7 @@ def dataset(videos, **changes) -> Dataset:
 
 
 def names(tree: dict) -> set[str]:
-    return set(names_of(registry.build(tree)))
+    return set(registry.build(tree).names)
 
 
 def test_a_share_is_held_out_by_the_seed(videos, tmp_path):
