@@ -31,10 +31,13 @@ REGION_START, REGION_END = "<vp>", "</vp>"  # around the visual tokens of a regi
 GROUNDING_TOKENS = (SEG, PHRASE_START, PHRASE_END, REGION_START, REGION_END)  # in Sa2VA's order
 SPATIAL, TEMPORAL = "<SPATIAL>", "<TEMPORAL>"  # say which kind of answer a question wants
 FRAME_DIGITS = tuple(f"<frame_{digit}>" for digit in range(10))  # positions of frames, in answers
+BOX_START, BOX_END = "<box>", "</box>"  # InternVL has them; another tokenizer may not
+BOX_SEPARATOR, NO_BOX, NEXT_FRAME, SINGLE_IMAGE = "<box_sep>", "<no_box>", "<next>", "<single_img>"
 SHARED_TOKENS = (
     *GROUNDING_TOKENS,
-    *(SPATIAL, TEMPORAL, "<box_sep>", "<no_box>", "<next>", "<single_img>"),
+    *(SPATIAL, TEMPORAL, BOX_SEPARATOR, NO_BOX, NEXT_FRAME, SINGLE_IMAGE),
     *FRAME_DIGITS,
+    *(BOX_START, BOX_END),
 )
 IGNORE_INDEX = -100
 _PLACEHOLDERS = re.compile(f"({IMAGE_PLACEHOLDER}|{REGION_PLACEHOLDER})")
