@@ -35,6 +35,8 @@ class Benchmark(Protocol):
 
     A benchmark may also have ``fingerprint() -> str``, which changes whenever its records would.
     With it an interrupted evaluation continues where it stopped; without it, it starts anew.
+    Its class may have ``metrics``, the names that ``summarise`` gives (break-downs ``name[...]``
+    aside): with them a wrong ``validation.best`` is a mistake of the config, and not of a run.
     """
 
     def __len__(self) -> int:

@@ -55,6 +55,14 @@ def resolve(target: str | Callable) -> Callable:
     return found
 
 
+def find(target: Any) -> Callable | None:
+    """As :func:`resolve`; None where the name leads to nothing (a check says so by itself)."""
+    try:
+        return resolve(target)
+    except ValueError:
+        return None
+
+
 def check(cfg: Any, where: str = "", *, known: tuple[str, ...] | None = None) -> None:
     """Find every mistake of a config tree before anything is built (see :func:`mistakes`).
 

@@ -11,6 +11,8 @@ from tests.engine.dummy import DummyDataset, DummyModel, collate
 
 
 class DummyBenchmark:
+    metrics = ("error",)
+
     def __init__(self, *, dataset: DummyDataset, fail_at: int = -1) -> None:
         self.dataset = dataset
         self.fail_at = fail_at

@@ -233,6 +233,9 @@ MISTAKES = {
     "validation.interval=week": "validation.interval: 'week' is no number of steps",
     "validation.benchmarks=['held_in']": "held_in chosen, the config's benchmarks are held_out",
     "validation.best=held_in/error": "'held_in/error' is no '<benchmark>/<metric>' of held_out",
+    "validation.best=held_out/eror": "'held_out/eror' is no score of this benchmark, which gives "
+    "held_out/error",
+    "validation.best=held_out": "'held_out' is no score of this benchmark",
     "validation.patience=2": "validation.patience: needs validation.best",
     "validation.max_items=0": "validation.max_items: 0",
     "validation.patients=2": "validation.patients: unknown key, did you mean 'patience'?",

@@ -71,6 +71,20 @@ def test_nothing_but_files_may_be_missing(name, tmp_path, monkeypatch):
     assert all(f"{tmp_path}/nowhere" in line for line in lines if line not in weights)
 
 
+@pytest.mark.parametrize("name", LEAVES[:3])
+def test_a_best_score_that_no_benchmark_gives_is_a_mistake(name, tmp_path, monkeypatch):
+    """Else it would show at the first validation, after hours."""
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path / "nowhere"))
+    tree = plain(load(name))
+    benchmark = tree["validation"]["best"].split("/")[0]
+    for best, right in (("J", True), ("J&F", True), ("J&F[late]", True), ("JF", False)):
+        tree["validation"]["best"] = f"{benchmark}/{best}"
+        with pytest.raises(ConfigError) as raised:
+            check_config(tree)
+        words = f"'{benchmark}/JF' is no score of this benchmark, which gives {benchmark}/J&F"
+        assert (words in str(raised.value)) != right
+
+
 # other sizes differ from base+ in two strings; writing a dump takes seconds
 @pytest.mark.parametrize("name", [*(f"sam2.1_hiera_b+_{recipe}" for recipe in RECIPES), SEC])
 def test_the_dump_reloads_as_it_was(name, tmp_path):

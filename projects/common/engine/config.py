@@ -263,6 +263,8 @@ def _validation_mistakes(tree: dict[str, Any], zero_stage: int) -> Iterator[str]
     best = validation["best"]
     if best is not None and best.split("/")[0] not in names:
         yield f"validation.best: {best!r} is no '<benchmark>/<metric>' of {', '.join(names)}"
+    elif best is not None:
+        yield from _metric_mistakes(best, tree["benchmarks"])
     if best is None and validation["patience"] is not None:
         yield "validation.patience: needs validation.best, the score that is watched"
     for key in ("patience", "max_items"):
@@ -270,6 +272,16 @@ def _validation_mistakes(tree: dict[str, Any], zero_stage: int) -> Iterator[str]
             yield f"validation.{key}: {validation[key]!r} is no whole number from 1 on"
     if validation["min_delta"] < 0:
         yield f"validation.min_delta: {validation['min_delta']} must not be negative"
+
+
+def _metric_mistakes(best: str, benchmarks: dict[str, Any]) -> Iterator[str]:
+    """A metric that its benchmark does not give, where the benchmark says which it gives."""
+    name, _, metric = best.partition("/")
+    target = benchmarks.get(name, {}).get("type", name)
+    metrics = getattr(registry.find(target), "metrics", None)
+    if metrics is not None and metric.partition("[")[0] not in metrics:  # "[...]": a break-down
+        given = ", ".join(f"{name}/{other}" for other in metrics)
+        yield f"validation.best: {best!r} is no score of this benchmark, which gives {given}"
 
 
 def _is_count(value: Any) -> bool:
