@@ -78,10 +78,9 @@ class ConceptDraw:
         last = len(annotated) - 1
         if not visible or place[visible[0]] == last:
             raise ValueError(FEWEST)
-        gap = int(generator.integers(1, self.max_gap + 1))
+        # a short video has no room for long gaps: they are drawn among those that fit
+        gap = int(generator.integers(1, min(self.max_gap, last - place[visible[0]]) + 1))
         starts = [frame for frame in visible if place[frame] + gap <= last]
-        if not starts:  # a short video: from the first sight to the end
-            return visible[0], annotated[-1]
         start = starts[int(generator.integers(len(starts)))]
         return start, annotated[place[start] + gap]
 
