@@ -205,7 +205,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     if not rows:
         raise ValueError("a table wants at least one row")
     columns = list(rows[0])
-    cells = [columns] + [[_cell(row[column]) for column in columns] for row in rows]
+    cells = [columns] + [[cell(row[column]) for column in columns] for row in rows]
     widths = [max(len(line[place]) for line in cells) for place in range(len(columns))]
     lines = []
     for line in cells:
@@ -215,7 +215,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A figure as tables show it."""
     if isinstance(value, float):
         return f"{value:.3f}" if 0.01 <= abs(value) < 1000 else f"{value:.3g}"
     return str(value)
