@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +22,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from projects.common.masks import decode_rle, decode_segmentation, mask_to_box
+from projects.common.mask_store import StoredTrack
+from projects.common.mask_store.nearest import sample_mask, sample_runs
+from projects.common.masks import decode_rle, decode_segmentation, mask_to_box, rle_runs
 from projects.common.video import read_image
 
 logger = logging.getLogger(__name__)
 
+ALL_EMPTY = "all its masks are empty"
 _LISTED = 10
 
 
@@ -72,21 +77,125 @@ class RleTrack:
         rle = self.rles[frame]
         return None if rle is None else decode_rle(rle, where=f"{self.where} frame {frame}")
 
+    def sample(
+        self, frame: int, size: tuple[int, int], side: int, *, mirror: bool = False
+    ) -> np.ndarray | None:
+        """As :meth:`projects.common.mask_store.StoredTrack.sample`."""
+        rle = self.rles[frame]
+        if rle is None:
+            return None
+        runs = rle_runs(rle, where=f"{self.where} frame {frame}", size=size)
+        return sample_runs(runs, size, side, mirror=mirror)
+
 
 @dataclass(frozen=True)
 class Expression:
     """A text and the objects (indices into ``Row.objects``) that it names.
 
-    ``key`` identifies it within its dataset: a sentence id, or "<video>/<expression id>".
+    Attributes:
+        objects: empty where it names nothing that is there; None where that is not known, because
+            the masks are with the benchmark's server.
+        key: identifies it within its dataset: a sentence id, or "<video>/<expression id>".
+        part: of the dataset, where its scores are reported by part: "referring", "annotator 1".
     """
 
     text: str
-    objects: tuple[int, ...]
+    objects: tuple[int, ...] | None
     key: str
+    part: str | None = None
+
+
+class AnnotatedFrames:
+    """What can be read of a row, of its ``name``, ``objects``, length and single frames."""
+
+    name: str
+    objects: Sequence[MaskTrack]
+
+    def __getitem__(self, frame: int) -> np.ndarray:
+        """One frame, RGB uint8 [H, W, 3]."""
+        raise NotImplementedError
+
+    def read(self, frames: Sequence[int]) -> np.ndarray:
+        """RGB uint8 [T, H, W, 3]."""
+        images = [self[frame] for frame in frames]
+        for frame, image in zip(frames, images, strict=True):
+            if image.shape != images[0].shape:
+                raise ValueError(
+                    f"{self.name}: frame {frame} is {image.shape[:2]} (height, width), frame "
+                    f"{frames[0]} is {images[0].shape[:2]}; all frames of a video must be alike"
+                )
+        return np.stack(images)
+
+    def read_mask(
+        self, objects: Sequence[int] | None, frame: int, size: tuple[int, int]
+    ) -> np.ndarray:
+        """Union of the objects' masks on one frame, bool [H, W]; ``size`` is that of the frame."""
+        union = np.zeros(size, dtype=bool)
+        for index in self._known(objects):
+            mask = self._read_object(index, frame, size)
+            if mask is not None:
+                union |= mask
+        return union
+
+    def sample_masks(
+        self,
+        named: Sequence[Sequence[int] | None],
+        frames: Sequence[int],
+        size: tuple[int, int],
+        side: int,
+        *,
+        mirror: bool = False,
+    ) -> np.ndarray:
+        """Masks of sets of objects at the resolution of a loss, bool [E, T, side, side], nearest.
+
+        An RLE goes there straight from its runs; an object that several sets name is read once.
+
+        Args:
+            named: sets of objects, as ``Expression.objects``.
+            size: (height, width) of the frames.
+            mirror: of the masks flipped left to right.
+        """
+        masks = np.zeros((len(named), len(frames), side, side), dtype=bool)
+        for place, frame in enumerate(frames):
+            seen: dict[int, np.ndarray | None] = {}
+            for number, objects in enumerate(named):
+                for index in self._known(objects):
+                    if index not in seen:
+                        seen[index] = self._sample_object(index, frame, size, side, mirror)
+                    mask = seen[index]
+                    if mask is not None:
+                        masks[number, place] |= mask
+        return masks
+
+    def _known(self, objects: Sequence[int] | None) -> Sequence[int]:
+        if objects is None:
+            raise ValueError(
+                f"{self.name}: its masks are not public, the benchmark's server has them; train on "
+                "another split, and evaluate this one with SubmissionBenchmark"
+            )
+        return objects
+
+    def _read_object(self, index: int, frame: int, size: tuple[int, int]) -> np.ndarray | None:
+        mask = self.objects[index].read(frame)
+        if mask is not None and mask.shape != size:
+            raise ValueError(
+                f"{self.name}: object {index} has a mask of {mask.shape} on frame {frame}, "
+                f"the frame is {size} (height, width); annotation and frames do not match"
+            )
+        return mask
+
+    def _sample_object(
+        self, index: int, frame: int, size: tuple[int, int], side: int, mirror: bool
+    ) -> np.ndarray | None:
+        track = self.objects[index]
+        if isinstance(track, StoredTrack | RleTrack):
+            return track.sample(frame, size, side, mirror=mirror)
+        mask = self._read_object(index, frame, size)
+        return None if mask is None else sample_mask(mask, side, mirror=mirror)
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(AnnotatedFrames):
     """One image or video with everything annotated in it.
 
     Attributes:
@@ -120,35 +229,11 @@ class Row:
             )
         return image
 
-    def read(self, frames: Sequence[int]) -> np.ndarray:
-        """RGB uint8 [T, H, W, 3]."""
-        images = [self[frame] for frame in frames]
-        for frame, image in zip(frames, images, strict=True):
-            if image.shape != images[0].shape:
-                raise ValueError(
-                    f"{self.name}: frame {frame} is {image.shape[:2]} (height, width), frame "
-                    f"{frames[0]} is {images[0].shape[:2]}; all frames of a video must be alike"
-                )
-        return np.stack(images)
-
-    def read_mask(self, objects: Sequence[int], frame: int, size: tuple[int, int]) -> np.ndarray:
-        """Union of the objects' masks on one frame, bool [H, W]; ``size`` is that of the frame."""
-        union = np.zeros(size, dtype=bool)
-        for index in objects:
-            mask = self.objects[index].read(frame)
-            if mask is None:
-                continue
-            if mask.shape != size:
-                raise ValueError(
-                    f"{self.name}: object {index} has a mask of {mask.shape} on frame {frame}, "
-                    f"the frame is {size} (height, width); annotation and frames do not match"
-                )
-            union |= mask
-        return union
-
 
 def is_empty(track: MaskTrack, frames: int) -> bool:
     """Whether the object is on none of the frames; stops decoding at the first mask it finds."""
+    if isinstance(track, StoredTrack):
+        return track.is_empty()
     for frame in range(frames):
         mask = track.read(frame)
         if mask is not None and mask.any():
@@ -170,9 +255,11 @@ class RowErrors:
         self.source = Path(source)
         self.on_bad_row = on_bad_row
         self.messages: list[str] = []
+        self.reasons: Counter[str] = Counter()
 
     def add(self, record: str, problem: str) -> None:
         self.messages.append(f"{record}: {problem}")
+        self.reasons[_reason(problem)] += 1
 
     def finish(self, rows: Sequence[Any]) -> None:
         """Raise ValueError (or warn, if told to skip) with the count and the first ten.
@@ -183,7 +270,7 @@ class RowErrors:
         if self.messages:
             shown = "\n".join(f"  {message}" for message in self.messages[:_LISTED])
             more = len(self.messages) - _LISTED
-            tail = f"\n  ... and {more} more" if more > 0 else ""
+            tail = f"\n  ... and {more} more\n  {self._by_reason()}" if more > 0 else ""
             text = f"{self.source}: {len(self.messages)} bad records:\n{shown}{tail}"
             if self.on_bad_row == "error":
                 raise ValueError(f"{text}\nmend them, or pass on_bad_row='skip' to leave them out")
@@ -191,12 +278,23 @@ class RowErrors:
         if not rows:
             raise ValueError(f"{self.source}: no usable record; check the split and the paths")
 
+    def _by_reason(self) -> str:
+        counts = [f"{count} x {reason}" for reason, count in self.reasons.most_common(_LISTED)]
+        rest = len(self.reasons) - _LISTED
+        return "by reason: " + "; ".join(counts) + (f"; {rest} others" if rest > 0 else "")
+
+
+def _reason(problem: str) -> str:
+    """A problem without the names, paths and numbers that tell one record from another."""
+    without_paths = re.sub(r"\S*/\S*", "...", problem)
+    return re.sub(r"'[^']*'", "'...'", re.sub(r"\d+", "n", without_paths))
+
 
 def tracks_read(objects: Sequence[int], tracks: Sequence[MaskTrack], frames: int) -> str | None:
     """Why an expression's masks are unusable, or None: broken, or empty on every frame."""
     try:
         if all(is_empty(tracks[index], frames) for index in objects):
-            return "all its masks are empty"
+            return ALL_EMPTY
     except ValueError as error:
         return str(error)
     return None

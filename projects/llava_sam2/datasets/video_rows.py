@@ -1,0 +1,275 @@
+"""Rows of referring-video datasets: ``meta_expressions.json`` and masks of a kind.
+
+    {"videos": {video: {"frames": [...], "expressions": {id: {"exp": str, ...}}}}}
+
+    masks                    StoredMasks     a mask dictionary, by the expression's ``anno_id``
+                             NumberedMasks   a mask dictionary, by the number of the expression
+                             PaletteMasks    palette PNGs, by the expression's ``obj_id``
+                             None            with the benchmark's server
+
+A dataset is a short function that says which files and which kind (mevis.py, revos.py, ...).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from projects.common.mask_store import MaskStore
+from projects.common.masks import read_palette_png
+from projects.llava_sam2.datasets.image_files import file_inside
+from projects.llava_sam2.datasets.rows import (
+    ALL_EMPTY,
+    Expression,
+    MaskTrack,
+    Row,
+    RowErrors,
+    load_json,
+    tracks_read,
+)
+
+_FIELDS = {"frames", "expressions"}
+Entry = Mapping[str, Any]  # of an expression: exp, obj_id, anno_id, type_id
+
+
+class VideoMasks(Protocol):
+    """Where the masks of a dataset are."""
+
+    def names(self, video: str, key: str, entry: Entry) -> list[str]:
+        """What the objects of an expression are called; without any the record is bad."""
+
+    def track(self, video: str, name: str, frames: Sequence[str]) -> MaskTrack | str:
+        """The masks of an object on frames (stems of their files), or what is wrong with them."""
+
+
+class StoredMasks:
+    """A mask dictionary whose keys the expressions name in ``anno_id``."""
+
+    def __init__(self, store: MaskStore) -> None:
+        self.store = store
+
+    def names(self, video: str, key: str, entry: Entry) -> list[str]:
+        return [str(anno_id) for anno_id in _listed(entry.get("anno_id", ()))]
+
+    def track(self, video: str, name: str, frames: Sequence[str]) -> MaskTrack | str:
+        if name not in self.store:
+            return f"anno_id {name} not in {self.store.source}"
+        track = self.store[name]
+        if len(track) != len(frames):
+            return (
+                f"anno_id {name} has {len(track)} masks in {self.store.source} for "
+                f"{len(frames)} frames"
+            )
+        return track
+
+
+class NumberedMasks(StoredMasks):
+    """A mask dictionary by a running count of the expressions: videos in the order of the file,
+    expression ids sorted as text (the ``mask_dict.pkl`` of Sa2VA's releases).
+
+    Raises:
+        ValueError: the dictionary has not one entry for each expression.
+    """
+
+    def __init__(self, store: MaskStore, videos: Mapping[str, Any]) -> None:
+        super().__init__(store)
+        keys = [
+            (video, key)
+            for video, content in videos.items()
+            if isinstance(content, dict)
+            for key in sorted(content.get("expressions", ()))
+        ]
+        if len(keys) != len(store):
+            raise ValueError(
+                f"{store.source}: {len(store)} entries for {len(keys)} expressions; they go by the "
+                "number of the expression, so this dictionary belongs to other expressions"
+            )
+        self.number = {place: str(number) for number, place in enumerate(keys)}
+
+    def names(self, video: str, key: str, entry: Entry) -> list[str]:
+        return [self.number[video, key]]
+
+
+class PaletteMasks:
+    """PNGs ``<root>/<video>/<frame>.png`` in which each pixel holds its object's ``obj_id``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def names(self, video: str, key: str, entry: Entry) -> list[str]:
+        return [str(obj_id) for obj_id in _listed(entry.get("obj_id", ()))]
+
+    def track(self, video: str, name: str, frames: Sequence[str]) -> MaskTrack | str:
+        if not name.isdecimal() or not 0 < int(name) < 256:
+            return f"obj_id {name!r} is no id of a palette PNG (1 to 255)"
+        folder = self.root / video
+        problem = missing_files(folder, [f"{frame}.png" for frame in frames])
+        return problem or PaletteTrack(folder, frames, int(name))
+
+
+@dataclass(frozen=True)
+class PaletteTrack:
+    """One object of palette PNGs, one a frame."""
+
+    folder: Path
+    frames: Sequence[str]  # stems of the files
+    object_id: int
+    group: bool = False
+
+    def read(self, frame: int) -> np.ndarray:
+        return _read_ids(self.folder / f"{self.frames[frame]}.png") == self.object_id
+
+
+# a sample asks for the objects of a handful of frames one after the other
+_read_ids = lru_cache(maxsize=16)(read_palette_png)
+
+
+def video_rows(
+    *,
+    meta_file: Path,
+    frame_root: Path,
+    masks: Callable[[Mapping[str, Any]], VideoMasks] | None,
+    part: Callable[[str, Mapping[str, Entry], str], str | None] = lambda *of: None,
+    absent: Callable[[Entry], bool] = lambda entry: False,
+    suffix: str = ".jpg",
+    on_bad_row: str = "error",
+    limit: int | None = None,
+) -> list[Row]:
+    """One row per video, with all its expressions; an expression's mask is the union of its
+    objects'.
+
+    Args:
+        meta_file: ``meta_expressions.json``.
+        frame_root: holds ``<video>/<frame><suffix>``.
+        masks: makes a reader of the masks from the file's videos; None: the masks are not public.
+        part: of the dataset, of (video, the video's expressions, expression id).
+        absent: whether an expression may name nothing that is there.
+        on_bad_row: "error" raises with all bad records; "skip" leaves them out with a count.
+        limit: keep the first so many videos.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file and the records.
+    """
+    content = load_json(meta_file)
+    videos = content.get("videos") if isinstance(content, dict) else None
+    if not isinstance(videos, dict):
+        raise ValueError(f"{meta_file}: expected an object with 'videos'")
+    errors = RowErrors(meta_file, on_bad_row)
+    good = {name: video for name, video in videos.items() if _is_whole(name, video, errors)}
+    reader = None if masks is None else masks(videos)
+    rows = []
+    for name, video in list(good.items())[:limit]:
+        folder, problem = file_inside(frame_root, name, folder=True)
+        frames = tuple(f"{frame}{suffix}" for frame in video["frames"])
+        problem = problem if folder == frame_root else missing_files(folder, frames)
+        if problem is not None:
+            errors.add(f"video {name}", problem)
+            continue
+        row = _Video(name, video, reader, part, absent, errors).row(folder, frames)
+        if row.expressions:
+            rows.append(row)
+    errors.finish(rows)
+    return rows
+
+
+def missing_files(folder: Path, files: Sequence[str]) -> str | None:
+    """What is wrong with a folder that should have these files, or None."""
+    if not files:
+        return "it lists no frames"
+    if not folder.is_dir():
+        return f"no folder {folder}"
+    missing = set(files) - {path.name for path in folder.iterdir()}
+    if missing:
+        return f"{len(missing)} of {len(files)} frames are not in {folder}, e.g. {min(missing)}"
+    return None
+
+
+class _Video:
+    """Turns one video's record into a row."""
+
+    def __init__(
+        self,
+        name: str,
+        video: Mapping[str, Any],
+        masks: VideoMasks | None,
+        part: Callable[[str, Mapping[str, Entry], str], str | None],
+        absent: Callable[[Entry], bool],
+        errors: RowErrors,
+    ) -> None:
+        self.name, self.masks, self.part, self.absent = name, masks, part, absent
+        self.errors = errors
+        self.frames = tuple(video["frames"])
+        self.entries: Mapping[str, Entry] = video["expressions"]
+
+    def row(self, folder: Path, frames: tuple[str, ...]) -> Row:
+        tracks = self._tracks()
+        known = [name for name, track in tracks.items() if not isinstance(track, str)]
+        position = {name: index for index, name in enumerate(known)}
+        objects = tuple(tracks[name] for name in known)
+        expressions = []
+        for key, entry in self.entries.items():
+            problem = self._problem(key, entry, tracks)
+            if problem is None:
+                named = self._names(key, entry)
+                targets = None if named is None else tuple(position[name] for name in named)
+                part = self.part(self.name, self.entries, key)
+                text = entry["exp"].strip()
+                expressions.append(Expression(text, targets, f"{self.name}/{key}", part))
+            else:
+                self.errors.add(f"video {self.name} expression {key}", problem)
+        return Row(self.name, folder, frames, None, objects, tuple(expressions))
+
+    def _names(self, key: str, entry: Entry) -> list[str] | None:
+        return None if self.masks is None else self.masks.names(self.name, key, entry)
+
+    def _tracks(self) -> dict[str, MaskTrack | str]:
+        """Every object that an expression names, or what is wrong with it."""
+        if self.masks is None:
+            return {}
+        used = {n for key, entry in self.entries.items() for n in self._names(key, entry) or ()}
+        return {
+            name: self.masks.track(self.name, name, self.frames)
+            for name in sorted(used, key=_numeric)
+        }
+
+    def _problem(self, key: str, entry: Entry, tracks: Mapping[str, MaskTrack | str]) -> str | None:
+        """What is wrong with an expression, or None."""
+        if not str(entry.get("exp", "")).strip():
+            return "empty expression"
+        names = self._names(key, entry)
+        if names is None:
+            return None
+        if not names:
+            if self.absent(entry):
+                return None
+            return "it names no anno_id (a split without masks is scored by the benchmark's server)"
+        for name in names:
+            if isinstance(tracks[name], str):
+                return tracks[name]
+        found = [tracks[name] for name in names]
+        problem = tracks_read(range(len(found)), found, len(self.frames))
+        return None if problem == ALL_EMPTY and self.absent(entry) else problem
+
+
+def _is_whole(name: str, video: Any, errors: RowErrors) -> bool:
+    if not isinstance(video, dict) or not video.keys() >= _FIELDS:
+        errors.add(f"video {name}", "it needs 'frames' and 'expressions'")
+        return False
+    entries = video["expressions"]
+    if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
+        errors.add(f"video {name}", "its 'expressions' are no objects by id")
+        return False
+    return True
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _numeric(text: str) -> tuple[int, str]:
+    return (int(text), text) if text.isdecimal() else (-1, text)
