@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from projects.common.progress import Progress
 from projects.toy_world.layouts import LAYOUTS
 from projects.toy_world.layouts.files import write_json
+from projects.toy_world.retold import WRITERS
 from projects.toy_world.tokenizer import write_tokenizer
 from projects.toy_world.world import World
 
@@ -31,6 +32,10 @@ _CONTENT = {
     "DAVIS",
     "clip_features",
     "special_jsons",
+    "sa2va_finetune",
+    "llava_data",
+    "glamm_data",
+    "osprey-724k",
     "tokenizer",
     SIDECAR,
 }
@@ -133,6 +138,8 @@ def _write_items(world: World, root: Path, workers: int) -> dict[str, Any]:
     labels: dict[str, Any] = {}
     for name, layout in LAYOUTS.items():
         labels |= layout.write_index(world, records[name], root)
+    for write in WRITERS:
+        write(world, records, root)
     return labels
 
 

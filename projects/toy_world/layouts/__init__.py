@@ -3,6 +3,8 @@
 A writer has ``SPLITS`` and two steps: ``write_item`` draws one image or video, in any process and
 any order, and returns its record; ``write_index`` gets all records in order and writes the files
 that list them. ``write_index`` returns labels of its expressions, for toy_world.json.
+
+Other writers draw nothing: they say in more formats what images and videos of these layouts show.
 """
 
 from __future__ import annotations

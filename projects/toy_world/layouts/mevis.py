@@ -19,7 +19,7 @@ SPLITS: tuple[str, ...] = ("train", "valid_u")
 
 
 @dataclass(frozen=True)
-class _Record:
+class VideoRecord:
     """A video: for each object an RLE (or None) a frame, and the expressions."""
 
     name: str
@@ -28,17 +28,17 @@ class _Record:
     expressions: list[Expression]
 
 
-def write_item(world: World, split: str, index: int, root: Path) -> _Record:
+def write_item(world: World, split: str, index: int, root: Path) -> VideoRecord:
     rng = world.generator("mevis", split, index)
     name = rng.bytes(6).hex()
     scene = sample_scene(rng, SceneSpec(size=world.side, frames=world.clip_frames))
-    frames = write_frames(_folder(root, split) / "JPEGImages" / name, scene.frames)
+    frames = write_frames(frame_folder(root, split, name), scene.frames)
     tracks = [
         [encode_rle(mask) if mask.any() else None for mask in scene.masks[:, n]]
         for n in range(len(scene.things))
     ]
     expressions = write_expressions(rng, scene, world.video_expressions, world.video_families)
-    return _Record(name, frames, tracks, expressions)
+    return VideoRecord(name, frames, tracks, expressions)
 
 
 def write_index(world: World, records: Records, root: Path) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def write_index(world: World, records: Records, root: Path) -> dict[str, Any]:
     return {"mevis": labels}
 
 
-def _video(number: int, record: _Record, first_anno_id: int) -> dict[str, Any]:
+def _video(number: int, record: VideoRecord, first_anno_id: int) -> dict[str, Any]:
     return {
         "vid_id": number,
         "frames": record.frames,
@@ -71,6 +71,10 @@ def _video(number: int, record: _Record, first_anno_id: int) -> dict[str, Any]:
             for k, expression in enumerate(record.expressions)
         },
     }
+
+
+def frame_folder(root: Path, split: str, name: str) -> Path:
+    return _folder(root, split) / "JPEGImages" / name
 
 
 def _folder(root: Path, split: str) -> Path:

@@ -10,9 +10,10 @@ two always do: the difference between the two says how far a model goes by colou
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,23 +30,39 @@ _IDS_PER_SPLIT = 1_000_000  # an image keeps its id whatever the sizes of the sp
 _TWINS = {"testA": (0.0, 0.0, 0.0), "testB": (0.6, 0.2, 0.2)}
 
 
+class Look(NamedTuple):
+    """How a thing looks; no two of an image are alike in all three."""
+
+    size: str
+    colour: str
+    shape: str
+
+
 @dataclass(frozen=True)
-class _Record:
-    """An image: its COCO annotations without ids, and for each the expressions that name it."""
+class ImageRecord:
+    """An image: its COCO annotations without ids, and for each the expressions that name it.
+
+    The first annotations are the scene's things, with their looks; the others are groups of them.
+    """
 
     image_id: int
     annotations: list[dict[str, Any]]
     expressions: list[list[Expression]]
+    looks: list[Look]
+
+    @property
+    def file_name(self) -> str:
+        return _file_name(self.image_id)
 
 
-def write_item(world: World, split: str, index: int, root: Path) -> _Record:
+def write_item(world: World, split: str, index: int, root: Path) -> ImageRecord:
     rng = world.generator("refcoco", split, index)
     spec = SceneSpec(size=world.side)
     if split in _TWINS:
         spec = SceneSpec(size=world.side, twins=_TWINS[split])
     scene = sample_scene(rng, spec)
     image_id = SPLITS.index(split) * _IDS_PER_SPLIT + index + 1
-    folder = _image_folder(root)
+    folder = image_folder(root)
     folder.mkdir(parents=True, exist_ok=True)
     write_jpeg(folder / _file_name(image_id), scene.frames[0])
     expressions = write_expressions(rng, scene, world.image_expressions, world.image_families)
@@ -53,28 +70,48 @@ def write_item(world: World, split: str, index: int, root: Path) -> _Record:
 
 
 def write_index(world: World, records: Records, root: Path) -> dict[str, Any]:
+    instances, refs, labels = compose(world, records)
+    write_files(root / "refer_seg" / "refcoco", instances, {"unc": refs})
+    return {"refcoco": labels}
+
+
+def compose(
+    world: World, records: Records, keep: Callable[[Expression], bool] = lambda expression: True
+) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]:
+    """``instances.json``, the refs, and labels of the sentences, of all splits in order.
+
+    Args:
+        keep: which expressions are written.
+    """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     refs: list[dict[str, Any]] = []
     labels: dict[str, Any] = {}
-    for split in SPLITS:
-        for record in records[split]:
-            images.append(_image(record.image_id, world.side))
-            for annotation, expressions in zip(record.annotations, record.expressions, strict=True):
+    for split, items in records.items():
+        for record in items:
+            images.append(image_entry(record.image_id, world.side))
+            for annotation, said in zip(record.annotations, record.expressions, strict=True):
                 annotations.append({**annotation, "id": len(annotations) + 1})
+                expressions = [expression for expression in said if keep(expression)]
                 if not expressions:
                     continue
                 first = len(labels) + 1
                 labels |= {str(first + k): labels_of(e) for k, e in enumerate(expressions)}
                 refs.append(_ref(len(refs) + 1, annotations[-1], split, first, expressions))
-    folder = root / "refer_seg" / "refcoco"
-    write_json(folder / "instances.json", _instances(images, annotations))
-    # Protocol 2 is what the original was written with; its reader needs nothing newer.
-    (folder / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
-    return {"refcoco": labels}
+    return instances_of(images, annotations), refs, labels
 
 
-def _record(scene: Scene, image_id: int, expressions: list[Expression]) -> _Record:
+def write_files(
+    folder: Path, instances: dict[str, Any], refs: Mapping[str, list[dict[str, Any]]]
+) -> None:
+    """``instances.json``, and ``refs(<who split it>).p`` for each way to split the refs."""
+    write_json(folder / "instances.json", instances)
+    for split_by, part in refs.items():
+        # Protocol 2 is what the original was written with; its reader needs nothing newer.
+        (folder / f"refs({split_by}).p").write_bytes(pickle.dumps(part, protocol=2))
+
+
+def _record(scene: Scene, image_id: int, expressions: list[Expression]) -> ImageRecord:
     masks = list(scene.masks[0])
     categories = [1 + list(SHAPES).index(thing.shape) for thing in scene.things]
     annotations = [
@@ -86,7 +123,8 @@ def _record(scene: Scene, image_id: int, expressions: list[Expression]) -> _Reco
         crowd = union(masks[n] for n in targets)
         annotations.append(_annotation(crowd, categories[targets[0]], image_id, crowd=True))
         named.append([e for e in expressions if e.targets == targets])
-    return _Record(image_id, annotations, named)
+    looks = [Look(thing.size, thing.colour, thing.shape) for thing in scene.things]
+    return ImageRecord(image_id, annotations, named, looks)
 
 
 def _annotation(mask: np.ndarray, category: int, image_id: int, *, crowd: bool) -> dict[str, Any]:
@@ -125,18 +163,17 @@ def _ref(
         "split": split,
         "sent_ids": sent_ids,
         "sentences": [
-            {
-                "sent_id": sent_id,
-                "sent": expression.text,
-                "raw": expression.text.capitalize(),
-                "tokens": expression.text.split(),
-            }
+            sentence(sent_id, expression.text)
             for sent_id, expression in zip(sent_ids, expressions, strict=True)
         ],
     }
 
 
-def _image(image_id: int, side: int) -> dict[str, Any]:
+def sentence(sent_id: int, text: str) -> dict[str, Any]:
+    return {"sent_id": sent_id, "sent": text, "raw": text.capitalize(), "tokens": text.split()}
+
+
+def image_entry(image_id: int, side: int) -> dict[str, Any]:
     return {
         "id": image_id,
         "file_name": _file_name(image_id),
@@ -146,7 +183,7 @@ def _image(image_id: int, side: int) -> dict[str, Any]:
     }
 
 
-def _instances(images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> dict[str, Any]:
+def instances_of(images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "info": {"description": "Toy world in the RefCOCO layout"},
         "licenses": [{"id": 1, "name": "Apache License 2.0"}],
@@ -159,7 +196,7 @@ def _instances(images: list[dict[str, Any]], annotations: list[dict[str, Any]]) 
     }
 
 
-def _image_folder(root: Path) -> Path:
+def image_folder(root: Path) -> Path:
     return root / "coco2014" / "train2014"
 
 
