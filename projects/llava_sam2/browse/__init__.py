@@ -1,0 +1,1 @@
+"""What the model gets, as a page: pictures, masks, boxes, words, times."""
