@@ -1,5 +1,6 @@
 """Heads: what a task's batch trains. Each has ``loss(batch, *, mllm, grounding) -> dict``."""
 
+from .box import BoxHead
 from .chat import ChatHead
 from .concept import ConceptHead, attend_concept
 from .segment import SegmentHead, decode_language, seg_projector
@@ -7,6 +8,7 @@ from .temporal import FeatureProjector, TemporalHead
 from .track import TrackHead
 
 __all__ = [
+    "BoxHead",
     "ChatHead",
     "ConceptHead",
     "FeatureProjector",

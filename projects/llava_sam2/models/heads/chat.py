@@ -1,4 +1,4 @@
-"""Conversations without masks: captions and questions, later boxes and times as text."""
+"""Conversations without masks: captions, questions, descriptions of regions."""
 
 from __future__ import annotations
 
