@@ -13,7 +13,7 @@ import numpy as np
 
 from projects.common.conversation import PHRASE_END, PHRASE_START, SEG
 from projects.common.samplers import Draw
-from projects.llava_sam2.datasets.grounding import grounding_sample, read_masks
+from projects.llava_sam2.datasets.grounding import grounding_sample
 from projects.llava_sam2.datasets.inputs import GroundingInputs
 from projects.llava_sam2.datasets.rows import Row
 from projects.llava_sam2.datasets.templates import GROUNDED_CAPTION_QUESTIONS
@@ -88,9 +88,8 @@ class GroundedCaptionDataset:
         return grounding_sample(
             row,
             frames,
-            read_masks(row, named, [0], frames.shape[1:3]),
+            row.sample_masks(named, [0], frames.shape[1:3], self.mask_size),
             [(question, caption.answer())],
             inputs=self.inputs,
-            mask_size=self.mask_size,
             task=self.task,
         )

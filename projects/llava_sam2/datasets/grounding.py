@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from projects.common.samplers import Draw
 from projects.llava_sam2.datasets.frame_samplers import FrameSampler, UniformFrames
 from projects.llava_sam2.datasets.inputs import GroundingInputs, Turn
-from projects.llava_sam2.datasets.pixels import HorizontalFlip, resize_masks
-from projects.llava_sam2.datasets.rows import Expression, Row
+from projects.llava_sam2.datasets.pixels import HorizontalFlip
+from projects.llava_sam2.datasets.rows import MASKS_UNKNOWN, Expression, Row
 from projects.llava_sam2.datasets.templates import Templates
 from projects.llava_sam2.structures import GroundingSample
 
@@ -50,6 +51,9 @@ class GroundingDataset:
     ) -> None:
         if expressions < 1:
             raise ValueError(f"a sample holds at least 1 expression, got {expressions}")
+        for row in rows:
+            if any(expression.objects is None for expression in row.expressions):
+                raise ValueError(f"{row.name}: {MASKS_UNKNOWN}")
         self.rows = rows
         self.inputs = inputs
         self.templates = templates
@@ -71,18 +75,18 @@ class GroundingDataset:
         chosen = self._choose(row.expressions, generator)
         frames = row.read(indices)
         named = [expression.objects for expression in chosen if expression.objects]
-        masks = read_masks(row, named, indices, frames.shape[1:3])
         texts = [expression.text for expression in chosen]
-        if self.flip is not None and self.flip.draw(generator):
-            frames, masks = np.flip(frames, axis=2), np.flip(masks, axis=3)
+        size = frames.shape[1:3]
+        mirror = self.flip is not None and self.flip.draw(generator)
+        if mirror:
+            frames = np.flip(frames, axis=2)
             texts = [self.flip.text(text) for text in texts]
+        masks = row.sample_masks(named, indices, size, self.mask_size, mirror=mirror)
         turns = [
             self.templates.draw(text, generator, present=bool(expression.objects))
             for text, expression in zip(texts, chosen, strict=True)
         ]
-        return grounding_sample(
-            row, frames, masks, turns, inputs=self.inputs, mask_size=self.mask_size, task=self.task
-        )
+        return grounding_sample(row, frames, masks, turns, inputs=self.inputs, task=self.task)
 
     def _choose(
         self, expressions: Sequence[Expression], generator: np.random.Generator
@@ -94,17 +98,6 @@ class GroundingDataset:
         return [expressions[int(pick)] for pick in picks]
 
 
-def read_masks(
-    row: Row, named: Sequence[Sequence[int]], frames: Sequence[int], size: tuple[int, int]
-) -> np.ndarray:
-    """Masks of sets of a row's objects on some of its frames, bool [E, T, H, W]."""
-    masks = np.zeros((len(named), len(frames), *size), dtype=bool)
-    for number, objects in enumerate(named):
-        for place, frame in enumerate(frames):
-            masks[number, place] = row.read_mask(objects, frame, size)
-    return masks
-
-
 def grounding_sample(
     row: Row,
     frames: np.ndarray,
@@ -112,10 +105,9 @@ def grounding_sample(
     turns: Sequence[Turn],
     *,
     inputs: GroundingInputs,
-    mask_size: int,
     task: str,
 ) -> GroundingSample:
-    """A conversation about frames uint8 [T, H, W, 3] with masks bool [E, T, H, W], one a [SEG]."""
+    """A conversation about frames uint8 [T, H, W, 3] with masks bool [E, T, h, w], one a [SEG]."""
     video = row.frames is not None
     pixel_values = inputs.pixel_values(frames, video=video)
     encoded = inputs.conversation(turns, tiles=len(pixel_values), video=video, name=row.name)
@@ -126,5 +118,5 @@ def grounding_sample(
         labels=encoded.labels,
         pixel_values=pixel_values,
         grounding_frames=inputs.grounding_frames(frames),
-        masks=resize_masks(masks, mask_size),
+        masks=torch.from_numpy(masks),
     )

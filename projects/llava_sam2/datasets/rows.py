@@ -30,6 +30,10 @@ from projects.common.video import read_image
 logger = logging.getLogger(__name__)
 
 ALL_EMPTY = "all its masks are empty"
+MASKS_UNKNOWN = (
+    "its masks are not public, the benchmark's server has them; train on another split, and "
+    "evaluate this one with SubmissionBenchmark"
+)
 _LISTED = 10
 
 
@@ -169,10 +173,7 @@ class AnnotatedFrames:
 
     def _known(self, objects: Sequence[int] | None) -> Sequence[int]:
         if objects is None:
-            raise ValueError(
-                f"{self.name}: its masks are not public, the benchmark's server has them; train on "
-                "another split, and evaluate this one with SubmissionBenchmark"
-            )
+            raise ValueError(f"{self.name}: {MASKS_UNKNOWN}")
         return objects
 
     def _read_object(self, index: int, frame: int, size: tuple[int, int]) -> np.ndarray | None:
