@@ -34,6 +34,9 @@ class GroundingInputs:
         grounding_size: side of SAM 2's square input.
         max_length: longest conversation in tokens.
         system: system text; None means the template's own.
+
+    Raises:
+        ValueError: the most tiles of an image would leave no room for words.
     """
 
     def __init__(
@@ -47,6 +50,11 @@ class GroundingInputs:
         max_length: int = 8192,
         system: str | None = None,
     ) -> None:
+        if tiles.most * tokens_per_tile >= max_length:
+            raise ValueError(
+                f"an image may take {tiles.most} tiles of {tokens_per_tile} tokens, and "
+                f"max_length={max_length} leaves no room for words: raise it, or use fewer tiles"
+            )
         self.tokenizer = tokenizer
         self.template = template
         self.tiles = tiles
@@ -57,9 +65,8 @@ class GroundingInputs:
 
     def describe(self) -> str:
         """Every setting, in words: two recipes that ask differently read differently."""
-        tiles = f"{type(self.tiles).__name__}({self.tiles.size})"
         return (
-            f"{self.template} system={self.system!r} {tiles} "
+            f"{self.template} system={self.system!r} {self.tiles!r} "
             f"tokens_per_tile={self.tokens_per_tile} grounding_size={self.grounding_size} "
             f"max_length={self.max_length} vocabulary={len(self.tokenizer)}"
         )

@@ -14,11 +14,16 @@ from torch.nn import functional as F
 
 def resize_frames(frames: np.ndarray, size: int) -> Tensor:
     """Frames uint8 [T, H, W, 3] to a square, aspect not kept: uint8 [T, 3, size, size]."""
+    return _resize(frames, (size, size))
+
+
+def _resize(frames: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """Frames uint8 [T, H, W, 3] to uint8 [T, 3, height, width]."""
     pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
-    if pixels.shape[-2:] == (size, size):
+    if pixels.shape[-2:] == size:
         return pixels.contiguous()
     return F.interpolate(
-        pixels, size=(size, size), mode="bilinear", align_corners=False, antialias=True
+        pixels, size=size, mode="bilinear", align_corners=False, antialias=True
     ).contiguous()
 
 
@@ -37,6 +42,7 @@ class Tiles(Protocol):
     """How the language model sees pixels: squares of one size."""
 
     size: int
+    most: int  # tiles of an image at most
 
     def image(self, image: np.ndarray) -> Tensor:
         """An image uint8 [H, W, 3] as tiles uint8 [N, 3, size, size]."""
@@ -48,11 +54,84 @@ class Tiles(Protocol):
 class SingleTile:
     """The whole image in one tile."""
 
+    most = 1
+
     def __init__(self, *, size: int) -> None:
         self.size = size
 
+    def __repr__(self) -> str:
+        return f"SingleTile({self.size})"
+
     def image(self, image: np.ndarray) -> Tensor:
         return resize_frames(image[None], self.size)
+
+    def frames(self, frames: np.ndarray) -> Tensor:
+        return resize_frames(frames, self.size)
+
+
+class DynamicTiles:
+    """An image cut into as many tiles as its shape and size ask for, and a thumbnail of the whole.
+
+    The rule of InternVL 1.5 and later (Chen et al., 2024): of all grids of ``min_tiles`` to
+    ``max_tiles`` tiles, the one whose aspect ratio is nearest to the image's; among grids that are
+    equally near, the one with more tiles if the image has more than half the pixels of its tiles.
+    The image is stretched to the grid. A video frame is one tile.
+
+    Args:
+        size: side of a tile in pixels.
+        min_tiles, max_tiles: how many tiles, the thumbnail not counted.
+        thumbnail: add the whole image as the last tile, where there is more than one.
+
+    Raises:
+        ValueError: bounds between which there is no number.
+    """
+
+    def __init__(
+        self, *, size: int, min_tiles: int = 1, max_tiles: int = 12, thumbnail: bool = True
+    ) -> None:
+        if not 1 <= min_tiles <= max_tiles:
+            raise ValueError(
+                f"tiles go from min_tiles >= 1 to max_tiles, got {min_tiles} to {max_tiles}"
+            )
+        self.size = size
+        self.min_tiles = min_tiles
+        self.max_tiles = max_tiles
+        self.thumbnail = thumbnail
+        sides = range(1, max_tiles + 1)
+        grids = [(w, h) for w in sides for h in sides if min_tiles <= w * h <= max_tiles]
+        self.grids = sorted(grids, key=lambda grid: grid[0] * grid[1])  # fewest tiles first
+
+    @property
+    def most(self) -> int:
+        """Tiles of an image at most."""
+        return self.max_tiles + (self.thumbnail and self.max_tiles > 1)
+
+    def __repr__(self) -> str:
+        return (
+            f"DynamicTiles({self.size}, {self.min_tiles} to {self.max_tiles}, "
+            f"thumbnail={self.thumbnail})"
+        )
+
+    def grid(self, width: int, height: int) -> tuple[int, int]:
+        """Columns and rows of tiles for an image of this size."""
+        ratio, area = width / height, width * height
+        best, nearest = self.grids[0], float("inf")
+        for columns, rows in self.grids:
+            away = abs(ratio - columns / rows)
+            fills = area > 0.5 * self.size**2 * columns * rows
+            if away < nearest or (away == nearest and fills):
+                best, nearest = (columns, rows), away
+        return best
+
+    def image(self, image: np.ndarray) -> Tensor:
+        height, width = image.shape[:2]
+        columns, rows = self.grid(width, height)
+        whole = _resize(image[None], (rows * self.size, columns * self.size))[0]
+        tiles = whole.unflatten(2, (columns, self.size)).unflatten(1, (rows, self.size))
+        tiles = tiles.permute(1, 3, 0, 2, 4).flatten(0, 1)  # row by row
+        if self.thumbnail and len(tiles) > 1:
+            tiles = torch.cat([tiles, resize_frames(image[None], self.size)])
+        return tiles.contiguous()
 
     def frames(self, frames: np.ndarray) -> Tensor:
         return resize_frames(frames, self.size)

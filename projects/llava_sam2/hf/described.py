@@ -51,7 +51,10 @@ HEADS: dict[str, tuple[type[nn.Module], Callable[[Any], Said], Callable[..., nn.
     ),
     "chat": (ChatHead, lambda head: {}, ChatHead),
 }
-TILES = {"SingleTile": (pixels.SingleTile, ("size",))}
+TILES = {
+    "SingleTile": (pixels.SingleTile, ("size",)),
+    "DynamicTiles": (pixels.DynamicTiles, ("size", "min_tiles", "max_tiles", "thumbnail")),
+}
 FRAMES = {
     name: getattr(frame_samplers, name)
     for name in ("UniformFrames", "RandomFrames", "ContiguousFrames", "FirstFrames")
