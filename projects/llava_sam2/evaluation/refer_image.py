@@ -1,4 +1,4 @@
-"""Referring expressions in images: cIoU and gIoU."""
+"""Referring expressions in images: cIoU and gIoU; for many objects or none also N-acc and T-acc."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class ReferImageBenchmark:
 
     def _record(self, row: Row, expression: Expression, answer: Answer) -> Record:
         truth = row.read_mask(expression.objects, 0, row.size or row[0].shape[:2])
-        predicted = first_mask(answer, 0, truth.shape)
+        predicted = self._predicted(answer, truth.shape)
         intersection, union = int((predicted & truth).sum()), int((predicted | truth).sum())
         return {
             "image": str(row.source),
@@ -73,10 +73,69 @@ class ReferImageBenchmark:
             "seg_tokens": len(answer.masks),
             "intersection": intersection,
             "union": union,
+            "predicted": int(predicted.sum()),
             "iou": intersection / union if union else 1.0,
             "pred": encode_rle(predicted),
             "gt": encode_rle(truth),
         }
+
+    def _predicted(self, answer: Answer, size: tuple[int, int]) -> np.ndarray:
+        return first_mask(answer, 0, size)
+
+
+class GeneralizedReferBenchmark(ReferImageBenchmark):
+    """Expressions for any number of objects (gRefCOCO), measured as in GRES (Liu et al., 2023).
+
+    The prediction is the union of all [SEG] of the answer; without one, or with fewer pixels than
+    ``least_pixels``, it says that there is nothing.
+
+    Metrics (fractions): ``gIoU``, where an expression for nothing counts 1 if nothing is predicted
+    and 0 otherwise; ``cIoU``, in which its false pixels add to the union; ``N-acc``, the share of
+    expressions for nothing that are answered so; ``T-acc``, the share of the others that are not;
+    ``answered``. N-acc and T-acc are left out where there is nothing to measure them on.
+
+    Args:
+        rows, respond, labels: as of :class:`ReferImageBenchmark`.
+        least_pixels: GRES takes 50 for models that do not say whether there is something.
+    """
+
+    def __init__(
+        self,
+        *,
+        rows: Sequence[Row],
+        respond: Responder,
+        labels: Labels | None = None,
+        least_pixels: int = 50,
+    ) -> None:
+        super().__init__(rows=rows, respond=respond, labels=labels)
+        self.least_pixels = least_pixels
+
+    def summarise(self, records: Sequence[Record]) -> dict[str, float]:
+        return generalized_metrics(records) | by_uses(records, _iou_metrics)
+
+    def fingerprint(self) -> str:
+        return f"{super().fingerprint()} {self.least_pixels}"
+
+    def _record(self, row: Row, expression: Expression, answer: Answer) -> Record:
+        return super()._record(row, expression, answer) | {"no_target": not expression.objects}
+
+    def _predicted(self, answer: Answer, size: tuple[int, int]) -> np.ndarray:
+        mask = np.zeros(size, dtype=bool)
+        for segment in range(len(answer.masks)):
+            mask |= answer.mask(0, segment)
+        return mask if mask.sum() >= self.least_pixels else np.zeros(size, dtype=bool)
+
+
+def generalized_metrics(records: Sequence[Record]) -> dict[str, float]:
+    """See :class:`GeneralizedReferBenchmark`."""
+    nothing = [record for record in records if record["no_target"]]
+    something = [record for record in records if not record["no_target"]]
+    metrics = image_metrics(records)
+    if nothing:  # its union is the prediction alone
+        metrics["N-acc"] = sum(record["union"] == 0 for record in nothing) / len(nothing)
+    if something:
+        metrics["T-acc"] = sum(record["predicted"] > 0 for record in something) / len(something)
+    return metrics
 
 
 def image_metrics(records: Sequence[Record]) -> dict[str, float]:
