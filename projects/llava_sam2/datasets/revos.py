@@ -9,8 +9,8 @@ from projects.common.mask_store import open_masks
 from projects.llava_sam2.datasets.rows import Row
 from projects.llava_sam2.datasets.video_rows import Entry, StoredMasks, video_rows
 
-# the file's ``type_id``
-TYPES = {0: "referring", 1: "reasoning", 2: "absent"}
+ABSENT = "absent"
+TYPES = {0: "referring", 1: "reasoning", 2: ABSENT}  # by the file's ``type_id``
 
 
 def revos_rows(
@@ -43,7 +43,7 @@ def revos_rows(
         frame_root=root / frames,
         masks=lambda videos: StoredMasks(open_masks(root / "mask_dict.json")),
         part=_type,
-        absent=lambda entry: TYPES.get(entry.get("type_id")) == "absent",
+        absent=lambda entry: TYPES.get(entry.get("type_id")) == ABSENT,
         on_bad_row=on_bad_row,
         limit=limit,
     )
