@@ -27,6 +27,10 @@ def read_image(path: str | Path) -> np.ndarray:
             not a half-grey picture).
     """
     with _open_image(path) as image:
+        if image.format == "JPEG" and image.mode in ("RGB", "L"):
+            pixels = _whole_jpeg(Path(path).read_bytes())
+            if pixels is not None:
+                return pixels
         try:
             return np.array(image.convert("RGB"))
         except (OSError, SyntaxError) as error:
@@ -251,6 +255,18 @@ def _open_image(path: str | Path) -> Image.Image:
         raise FileNotFoundError(f"{path}: no such image; is the dataset complete?") from error
     except (UnidentifiedImageError, OSError) as error:
         raise ValueError(_undecodable(path, error)) from error
+
+
+def _whole_jpeg(data: bytes) -> np.ndarray | None:
+    """RGB uint8 [H, W, 3] of a JPEG that ends as one; None leaves any other to Pillow.
+
+    OpenCV gives the pixels that Pillow gives, in half the time, but a half-grey picture where the
+    file breaks off; the mark of the end cannot stand within the data of a picture.
+    """
+    if not data.endswith(b"\xff\xd9"):
+        return None
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
 
 
 def _undecodable(path: str | Path, error: Exception) -> str:

@@ -142,3 +142,35 @@ def test_mp4_errors(tmp_path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"v\.mp4: does not decode"):
         VideoFile(path)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(quality=90),
+        dict(quality=75, subsampling=0),
+        dict(quality=60, subsampling=1),
+        dict(quality=95, progressive=True),
+        dict(quality=90, restart_marker_blocks=3),
+    ],
+)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_jpegs_are_read_as_pillow_reads_them(tmp_path, options, mode):
+    """Bit by bit, turned as stored; and never the half of one that is cut off."""
+    noise = np.random.default_rng(0).integers(0, 256, (67, 45, 3), dtype=np.uint8)
+    path = tmp_path / "a.jpg"
+    exif = Image.Exif()
+    exif[274] = 6  # turned by a quarter
+    smooth = Image.fromarray(noise).resize((130, 91), Image.Resampling.BICUBIC).convert(mode)
+    smooth.save(path, exif=exif, **options)
+    with Image.open(path) as image:
+        expected = np.array(image.convert("RGB"))
+    found = read_image(path)
+    assert found.shape == (91, 130, 3) and np.array_equal(found, expected)
+    whole = path.read_bytes()
+    for kept in (len(whole) - 2, len(whole) - 40, len(whole) // 2):
+        path.write_bytes(whole[:kept])
+        with pytest.raises(ValueError, match="a.jpg: does not decode"):
+            read_image(path)
+    path.write_bytes(whole + b"\0\0")  # padded: a picture all the same
+    assert np.array_equal(read_image(path), expected)
