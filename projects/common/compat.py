@@ -6,8 +6,10 @@ version makes it unnecessary; nothing here changes results.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
+from typing import Any
 
 import torch
 
@@ -54,8 +56,31 @@ def provide_safetensors_probe() -> None:
         setattr(utils, "is_safetensors_available", lambda: True)  # noqa: B010
 
 
+def format_a_config_once() -> None:
+    """mmengine 0.11.0rc3 lays out a config's text by yapf whenever it is asked for it, which takes
+    seconds: for three of its logs, for the copy in the work dir, and for every checkpoint. The same
+    text is laid out once. Unnecessary once ``Config.pretty_text`` is cached."""
+    from yapf.yapflib import yapf_api
+
+    if hasattr(yapf_api.FormatCode, "known_texts"):
+        return
+    original = yapf_api.FormatCode
+    known: dict[tuple[str, str], Any] = {}
+
+    @functools.wraps(original)
+    def format_code(unformatted_source: str, *args: Any, **options: Any) -> Any:
+        key = (unformatted_source, repr((args, sorted(options.items()))))
+        if key not in known:
+            known[key] = original(unformatted_source, *args, **options)
+        return known[key]
+
+    format_code.known_texts = known  # type: ignore[attr-defined]
+    yapf_api.FormatCode = format_code
+
+
 def apply() -> None:
     """Apply every line above; safe to call more than once."""
     if not _SCHEMAS:
         declare_torchvision_operators()
     provide_safetensors_probe()
+    format_a_config_once()

@@ -32,3 +32,17 @@ def test_pinned_libraries_import_in_a_fresh_process_after_projects():
         "assert PROMPT_TEMPLATE.internlm2_chat.SUFFIX\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
+
+
+def test_the_text_of_a_config_is_laid_out_once(monkeypatch):
+    from mmengine.config import Config
+    from yapf.yapflib import reformatter
+
+    calls = []
+    original = reformatter.Reformat
+    monkeypatch.setattr(reformatter, "Reformat", lambda *a: calls.append(1) or original(*a))
+    cfg = Config({"test_compat": {"numbers": list(range(40))}})
+    first = cfg.pretty_text
+    assert len(calls) == 1 and cfg.pretty_text == first and len(calls) == 1
+    cfg.test_compat.numbers[7] = -1
+    assert cfg.pretty_text == first.replace(" 7,", " -1,", 1) and len(calls) == 2
