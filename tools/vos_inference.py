@@ -18,10 +18,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import projects  # noqa: F401  (compatibility lines first)
+from projects.llava_sam2.sec.loading import add_sec_arguments, spec_of
 from projects.sam2_video.evaluation.archive import zip_predictions
 from projects.sam2_video.evaluation.inference import VosJob, VosSettings, segment_videos, shard
 from projects.sam2_video.evaluation.launch import launched_share, worker_devices
-from projects.sam2_video.evaluation.loading import add_model_arguments, model_spec
+from projects.sam2_video.evaluation.loading import add_model_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Semi-supervised video object segmentation.")
     add_model_arguments(parser)
+    add_sec_arguments(parser)
     data = parser.add_argument_group("data")
     data.add_argument(
         "--video-root",
@@ -84,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     job = VosJob(
-        model=model_spec(args),
+        model=spec_of(args),
         settings=VosSettings(
             per_object_output=args.per_obj_png or args.per_obj_png_out,
             use_all_masks=args.use_all_masks,

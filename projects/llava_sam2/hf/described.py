@@ -15,13 +15,13 @@ from transformers import PreTrainedTokenizerBase
 from projects.llava_sam2.datasets import frame_samplers, pixels
 from projects.llava_sam2.datasets.frame_samplers import FrameSampler
 from projects.llava_sam2.datasets.inputs import GroundingInputs
-from projects.llava_sam2.models.heads import ChatHead, SegmentHead, seg_projector
+from projects.llava_sam2.models.heads import ChatHead, ConceptHead, SegmentHead, seg_projector
 from projects.llava_sam2.models.heads.temporal import FeatureProjector, TemporalHead
 
 Said = dict[str, Any]
 
 
-def _segment(head: SegmentHead) -> Said:
+def _projector(head: SegmentHead | ConceptHead) -> Said:
     first, *_, last = (part for part in head.text_hidden_fcs if isinstance(part, nn.Linear))
     return {"hidden": first.in_features, "out": last.out_features}
 
@@ -41,8 +41,13 @@ def _temporal(head: TemporalHead) -> Said:
 HEADS: dict[str, tuple[type[nn.Module], Callable[[Any], Said], Callable[..., nn.Module]]] = {
     "segment": (
         SegmentHead,
-        _segment,
+        _projector,
         lambda **sizes: SegmentHead(projector=seg_projector(**sizes)),
+    ),
+    "concept": (  # its token_attn is of the shape of SAM 2's memory attention
+        ConceptHead,
+        _projector,
+        lambda **sizes: ConceptHead(projector=seg_projector(**sizes)),
     ),
     "temporal": (
         TemporalHead,

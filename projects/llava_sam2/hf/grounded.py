@@ -235,6 +235,8 @@ def _hand_out(
     """Give the folder's weights to the heads, each to one that has a place for it."""
     taken = []
     for task, head in heads.items():
+        if hasattr(head, "start_from"):  # gives it the modules that the folder's weights go into
+            head.start_from(parts.grounding)
         own = parts.head_states.get(task, {})
         beside = dict(own)
         if hasattr(head, "text_hidden_fcs") and not any(k.startswith("text_hidden") for k in own):

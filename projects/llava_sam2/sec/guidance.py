@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from projects.common.evaluation import model_fingerprint
 from projects.llava_sam2.datasets.concept_inputs import ConceptInputs
 from projects.llava_sam2.models.adapter import LanguageAdapter
 from projects.llava_sam2.models.heads.concept import ConceptHead
@@ -64,6 +65,7 @@ class Guidance:
     def settings(self) -> dict[str, object]:
         """What changes the masks, for the file of the results."""
         return {
+            "concept_weights": model_fingerprint(self.head),  # trained with the language model
             "asks": self.inputs.describe(),
             "scene_threshold": self.gate.threshold,
             "scene_colours": self.gate.colours,
