@@ -1,8 +1,7 @@
 """Rows whose objects are boxes, from ``special_jsons/spatial``: no mask is read.
 
     <dataset>_bbox.json     {anno_id: [[x1, y1, x2, y2] or null, one per frame]}, pixels
-    meta_expressions.json   {"videos": {video: {"frames": [...], "expressions": {id: {"exp",
-                            "anno_id": [...]}}}}}
+    meta_expressions.json   as for masks, see video_rows; its expressions name the anno_id
 
 Rows of the mask readers serve as well: their masks know their boxes.
 """
@@ -19,8 +18,9 @@ import numpy as np
 from projects.common.masks import mask_to_box
 from projects.common.video import image_size
 from projects.llava_sam2.datasets.box_text import Box, relative_box
-from projects.llava_sam2.datasets.image_files import file_inside
-from projects.llava_sam2.datasets.rows import Expression, MaskTrack, Row, RowErrors, load_json
+from projects.llava_sam2.datasets.revos import TYPES
+from projects.llava_sam2.datasets.rows import MASKS_UNKNOWN, MaskTrack, Row, load_json
+from projects.llava_sam2.datasets.video_rows import Entry, video_rows
 
 
 @dataclass(frozen=True)
@@ -70,127 +70,78 @@ def box_rows(
     Raises:
         FileNotFoundError, ValueError: naming the file and the records.
     """
-    file, boxes_file = Path(file), Path(boxes)
-    content, tracks = load_json(file), load_json(boxes_file)
-    if not isinstance(content, dict) or not isinstance(content.get("videos"), dict):
-        raise ValueError(f"{file}: expected an object with 'videos'")
-    if not isinstance(tracks, dict):
-        raise ValueError(f"{boxes_file}: expected an object of anno_ids")
-    errors = RowErrors(file, on_bad_row)
-    rows = []
-    for name, video in list(content["videos"].items())[:limit]:
-        try:
-            frames, size = _frames(Path(frame_root), name, video, suffix)
-        except ValueError as error:
-            errors.add(f"video {name}", str(error))
-            continue
-        row = _row(Path(frame_root) / name, name, video, frames, size, tracks, boxes_file, errors)
-        if row.expressions:
-            rows.append(row)
-    errors.finish(rows)
-    return rows
+    frame_root = Path(frame_root)
+    reader = _BoxFile(Path(boxes), frame_root, suffix)
+    return video_rows(
+        meta_file=Path(file),
+        frame_root=frame_root,
+        masks=lambda videos: reader,
+        absent=lambda entry: TYPES.get(entry.get("type_id")) == "absent",  # ReVOS
+        suffix=suffix,
+        on_bad_row=on_bad_row,
+        limit=limit,
+    )
 
 
-def object_boxes(row: Row, objects: Sequence[int], frame: int, size: tuple[int, int]) -> list[Box]:
+def object_boxes(
+    row: Row, objects: Sequence[int] | None, frame: int, size: tuple[int, int]
+) -> list[Box]:
     """Boxes of a row's objects on a frame of ``size`` (height, width), relative to it.
 
     In the order of ``objects``; one that is absent has none. A track tells its box itself
     (``box(frame)``), or its mask does.
 
     Raises:
-        ValueError: naming the row, if a box does not fit the frame.
+        ValueError: naming the row, if a box does not fit the frame, or nobody knows the objects.
     """
+    if objects is None:
+        raise ValueError(f"{row.name}: {MASKS_UNKNOWN}")
     where = f"{row.name} frame {frame}"
-    found = (_track_box(row.objects[index], frame) for index in objects)
+    found = (track_box(row.objects[index], frame) for index in objects)
     return [relative_box(box, size, where=where) for box in found if box is not None]
 
 
-def _track_box(track: MaskTrack, frame: int) -> Box | None:
+def track_box(track: MaskTrack, frame: int) -> Box | None:
+    """x1, y1, x2, y2 in pixels, x2 and y2 exclusive; None where the object is absent."""
     if hasattr(track, "box"):
         return track.box(frame)
     mask = track.read(frame)
     return None if mask is None else mask_to_box(mask)
 
 
-def _frames(
-    root: Path, name: str, video: Any, suffix: str
-) -> tuple[tuple[str, ...], tuple[int, int]]:
-    """Names of the frames, and the size of the first; raises for what is not there."""
-    if not isinstance(video, dict) or not isinstance(video.get("expressions"), dict):
-        raise ValueError("it needs 'frames' and 'expressions'")
-    if not isinstance(video.get("frames"), list) or not video["frames"]:
-        raise ValueError("it lists no frames")
-    folder, problem = file_inside(root, name, folder=True)
-    if problem is not None:
-        raise ValueError(problem)
-    frames = tuple(f"{frame}{suffix}" for frame in video["frames"])
-    missing = set(frames) - {path.name for path in folder.iterdir()}
-    if missing:
-        raise ValueError(
-            f"{len(missing)} of {len(frames)} frames are not in {folder}, e.g. {min(missing)}"
-        )
-    return frames, image_size(folder / frames[0])
+class _BoxFile:
+    """A box file in the place of the masks of ``video_rows``."""
 
+    def __init__(self, file: Path, frame_root: Path, suffix: str) -> None:
+        self.file, self.frame_root, self.suffix = file, frame_root, suffix
+        self.tracks = load_json(file)
+        if not isinstance(self.tracks, dict):
+            raise ValueError(f"{file}: expected an object of anno_ids")
 
-def _row(
-    folder: Path,
-    name: str,
-    video: dict[str, Any],
-    frames: tuple[str, ...],
-    size: tuple[int, int],
-    tracks: dict[str, Any],
-    boxes_file: Path,
-    errors: RowErrors,
-) -> Row:
-    position: dict[str, int] = {}
-    objects: list[BoxTrack] = []
-    expressions = []
-    for key, entry in video["expressions"].items():
+    def names(self, video: str, key: str, entry: Entry) -> list[str]:
+        found = entry.get("anno_id", ())
+        return [str(anno_id) for anno_id in (found if isinstance(found, list | tuple) else [found])]
+
+    def track(self, video: str, name: str, frames: Sequence[str]) -> MaskTrack | str:
+        where = f"anno_id {name} in {self.file}"
+        boxes = self.tracks.get(name)
+        if not isinstance(boxes, list):
+            return f"no {where}"
+        if len(boxes) != len(frames):
+            return f"{where} has {len(boxes)} boxes for {len(frames)} frames"
         try:
-            ids = _anno_ids(entry)
-            for anno_id in ids:
-                if anno_id not in position:
-                    _check_track(anno_id, tracks, boxes_file, len(frames), size)
-                    position[anno_id] = len(objects)
-                    objects.append(BoxTrack(tracks[anno_id], size))
-            if not any(box for anno_id in ids for box in tracks[anno_id]):
-                raise ValueError("all its boxes are empty")
+            size = image_size(self.frame_root / video / f"{frames[0]}{self.suffix}")
+            for frame, box in enumerate(boxes):
+                _check_box(box, size, f"{where} frame {frame}")
         except ValueError as error:
-            errors.add(f"video {name} expression {key}", str(error))
-            continue
-        targets = tuple(position[anno_id] for anno_id in ids)
-        expressions.append(Expression(entry["exp"].strip(), targets, f"{name}/{key}"))
-    return Row(name, folder, frames, None, tuple(objects), tuple(expressions))
+            return str(error)
+        return BoxTrack(boxes, size)
 
 
-def _anno_ids(entry: Any) -> list[str]:
-    if not isinstance(entry, dict) or not str(entry.get("exp", "")).strip():
-        raise ValueError("empty expression")
-    ids = entry.get("anno_id")
-    if not isinstance(ids, list) or not ids:
-        raise ValueError(
-            "it names no anno_id (of Ref-YouTube-VOS, take ref_ytvos_expressions.json, made by "
-            "tools/make_boxes.py)"
-        )
-    return [str(anno_id) for anno_id in ids]
-
-
-def _check_track(
-    anno_id: str, tracks: dict[str, Any], file: Path, frames: int, size: tuple[int, int]
-) -> None:
-    where = f"anno_id {anno_id} in {file}"
-    boxes = tracks.get(anno_id)
-    if not isinstance(boxes, list):
-        raise ValueError(f"no {where}")
-    if len(boxes) != frames:
-        raise ValueError(f"{where} has {len(boxes)} boxes for {frames} frames")
-    for frame, box in enumerate(boxes):
-        if box is None:
-            continue
-        if (
-            not isinstance(box, list)
-            or len(box) != 4
-            or not all(isinstance(value, int | float) for value in box)
-        ):
-            raise ValueError(f"{where} frame {frame}: a box is [x1, y1, x2, y2], found {box!r}")
-        relative_box(tuple(box), size, where=f"{where} frame {frame}")
+def _check_box(box: Any, size: tuple[int, int], where: str) -> None:
+    if box is None:
+        return
+    numbers = isinstance(box, list) and all(isinstance(value, int | float) for value in box)
+    if not numbers or len(box) != 4:
+        raise ValueError(f"{where}: a box is [x1, y1, x2, y2], found {box!r}")
+    relative_box(tuple(box), size, where=where)

@@ -171,7 +171,7 @@ def test_rows_of_boxes_are_those_of_masks(tmp_path):
     [
         ({"7": None}, r"expression 0: no anno_id 7 in .*mevis_bbox\.json"),
         ({"7": [None] * 2}, "anno_id 7 .* has 2 boxes for 3 frames"),
-        ({"7": [None] * 3, "10": [None] * 3}, "all its boxes are empty"),
+        ({"7": [None] * 3, "10": [None] * 3}, "all its masks are empty"),
         ({"7": [[0, 0, 40, 4], None, None]}, r"frame 0: box \[0, 0, 40, 4\] .* frame of 20x32"),
         ({"7": [[0, 0, 4], None, None]}, r"frame 0: a box is \[x1, y1, x2, y2\]"),
         ({"7": ["a", None, None]}, r"frame 0: a box is"),
@@ -198,7 +198,7 @@ def test_videos_and_files_that_are_not_there(tmp_path):
     meta["videos"]["clip_a"]["expressions"]["0"].pop("anno_id")
     meta["videos"]["clip_a"]["frames"].pop()
     settings["file"].write_text(json.dumps(meta))
-    with pytest.raises(ValueError, match="names no anno_id .*ref_ytvos_expressions.json"):
+    with pytest.raises(ValueError, match="names no anno_id"):
         box_rows(**settings)
     with pytest.raises(FileNotFoundError, match="nothing.json"):
         box_rows(**settings | {"boxes": tmp_path / "nothing.json"})
