@@ -73,7 +73,8 @@ def score_folders(
     Args:
         videos: names to score; None: every folder of ``annotation_root``.
         skip_first_and_last: see ``scorer.py``.
-        strict: whatever is missing is an error, and so is a predicted video that nobody annotated.
+        strict: whatever is missing is an error, and so is a predicted video, or a folder of a
+            predicted object, that nobody annotated.
         workers: processes, by default one a core; 1 scores in this process.
 
     Raises:
@@ -83,7 +84,10 @@ def score_folders(
     truth, predicted = Path(annotation_root), Path(prediction_root)
     names = _annotated_videos(truth, videos)
     left_out = _unpredicted(predicted, names, strict=strict, all_videos=videos is None)
-    units = list(_units(truth, [name for name in names if name not in set(left_out)]))
+    kept = [name for name in names if name not in set(left_out)]
+    if strict:
+        _require_no_other_objects(truth, predicted, kept)
+    units = list(_units(truth, kept))
     score = partial(
         _score_unit, truth, predicted, skip_first_and_last=skip_first_and_last, strict=strict
     )
@@ -131,6 +135,21 @@ def _unpredicted(root: Path, names: list[str], *, strict: bool, all_videos: bool
             "the folder that holds a folder per video?"
         )
     return missing
+
+
+def _require_no_other_objects(truth: Path, predicted: Path, names: Sequence[str]) -> None:
+    """Raise for predicted folders of objects that are not annotated."""
+    for name in names:
+        folders = open_masks(truth / name), open_masks(predicted / name)
+        if not all(isinstance(masks, PerObjectMasks) for masks in folders):
+            continue
+        annotated, found = (masks.names() for masks in folders)
+        extra = [found[key] for key in found if key not in annotated]
+        if extra:
+            raise ValueError(
+                f"{predicted / name}: objects {', '.join(extra)} are not annotated, {truth / name} "
+                f"has {', '.join(annotated.values())}; remove them, or score without strict"
+            )
 
 
 def _units(truth: Path, names: Sequence[str]) -> Iterator[_Unit]:

@@ -5,17 +5,18 @@
 
 A video's folder is renamed into place when its last mask is written, so that a run that was stopped
 goes on with the videos that lack. ``inference.json`` beside them remembers what made them: masks of
-two models never mix.
+two models never mix. A video is locked while it is written: two processes never write the same one.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import multiprocessing
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -119,8 +120,16 @@ def segment_video(
     """Track the annotated objects of one video and write ``folder``, whole or not at all.
 
     Raises:
-        ValueError: no object, or more than a palette has colours for.
+        ValueError: no object, more than a palette has colours for, or another process at it.
     """
+    with _locked(folder):
+        if not folder.is_dir():  # another process may have finished it meanwhile
+            _segment_locked(predictor, video, folder, settings)
+
+
+def _segment_locked(
+    predictor: VideoPredictor, video: FolderVideo, folder: Path, settings: VosSettings
+) -> None:
     objects = find_objects(video, late_objects=settings.late_objects)
     prompts = mask_prompts(video, objects, use_all_masks=settings.use_all_masks)
     names = _frame_names(video)
@@ -141,6 +150,23 @@ def segment_video(
         if position == last:
             break
     os.replace(unfinished, folder)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Nobody else writes this folder; the lock of a process that dies is gone with it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path = folder.with_name(f".{folder.name}.lock")
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another process is writing {folder}: let it finish, or share the videos "
+                "out by --shard or --workers"
+            ) from error
+        yield
+        path.unlink()  # the folder is in place: whoever opened this file before finds it done
 
 
 def claim_output(root: Path, record: dict[str, Any]) -> None:

@@ -84,7 +84,11 @@ class ModelSpec:
                 raise FileNotFoundError(f"checkpoint {self.checkpoint} does not exist")
 
     def predictor(self, device: torch.device | str, *, non_overlapping: bool) -> VideoPredictor:
-        """The predictor on a device, in eval mode, without postprocessing of masks."""
+        """The predictor on a device, in eval mode, without postprocessing of masks.
+
+        Raises:
+            ValueError: weights that are no numbers, of which all masks would be empty.
+        """
         device = torch.device(device)
         automatic: Precision = "bf16" if device.type == "cuda" else "fp32"
         if self.model_cfg is None:
@@ -96,6 +100,7 @@ class ModelSpec:
             model = self._trained(tree).to(device)
             predictor = model.video_predictor()
             predictor.precision = tree.get("precision", "fp32")
+        _require_finite(predictor.sam2, self.checkpoint)
         predictor.sam2.eval()
         predictor.resize = self.resize or predictor.resize
         predictor.precision = self.precision or predictor.precision
@@ -143,6 +148,15 @@ class ModelSpec:
         version = kind.version if kind else "2.1"
         load_sam2_state(sam2, state, version=version, where=self.checkpoint)
         return model
+
+
+def _require_finite(sam2: Sam2, where: str) -> None:
+    broken = [name for name, value in sam2.state_dict().items() if not value.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"{where}: {len(broken)} tensors hold NaN or infinity, first: {broken[0]}; the run "
+            "that wrote it diverged, take an earlier checkpoint"
+        )
 
 
 def _is_released(path: str) -> bool:

@@ -177,6 +177,16 @@ def test_gaps_are_empty_masks_or_named(tmp_path):
         score_folders(tmp_path / "t", tmp_path / "p", strict=True, workers=1)
 
 
+def test_a_predicted_object_that_nobody_annotated(tmp_path):
+    masks = {1: [rectangle(10, 10)] * 5, 2: [rectangle(35, 10)] * 5}
+    write_per_object(tmp_path / "t", "a", {1: masks[1]})
+    write_per_object(tmp_path / "p", "a", masks)
+    scores = score_folders(tmp_path / "t", tmp_path / "p", workers=1)
+    assert list(scores.objects) == [("a", "001")] and scores.summary()["J&F"] == 1
+    with pytest.raises(ValueError, match="p/a: objects 002 are not annotated, .*/t/a has 001"):
+        score_folders(tmp_path / "t", tmp_path / "p", strict=True, workers=1)
+
+
 def test_a_missing_palette_frame(tmp_path):
     masks = {1: [rectangle(10, 10)] * 5}
     write_palette(tmp_path / "t", "a", masks)

@@ -318,10 +318,38 @@ def test_a_run_that_was_killed_goes_on(command, whole, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         command("out")
     left = {path.name for path in (tmp_path / "out").iterdir()}
-    assert left == {"a", ".b.partial", "inference.json"}
+    assert left == {"a", ".b.partial", ".b.lock", "inference.json"}
     assert command("out") and seen == ["a", "b", "b", "c"]  # what is done is not done again
     assert pngs(tmp_path / "out") == whole
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a", "b", "c", "inference.json"}
+
+
+def test_two_processes_never_write_one_video(command, whole, tmp_path, monkeypatch):
+    """The second one comes while the first one writes b, and again when b has just been written."""
+    real = VideoPredictor.propagate
+
+    def meanwhile(self, video, prompts):
+        monkeypatch.setattr(VideoPredictor, "propagate", real)
+        with pytest.raises(ValueError, match="another process is writing .*/b: .*--shard"):
+            command("out", "--shard", "2/3")
+        yield from real(self, video, prompts)
+
+    monkeypatch.setattr(VideoPredictor, "propagate", meanwhile)
+    command("out", "--shard", "2/3")
+    monkeypatch.setattr(inference, "_segment_locked", None)  # nobody writes b again
+    inference.segment_video(None, None, tmp_path / "out" / "b", None)
+    monkeypatch.undo()
+    assert pngs(command("out")) == whole
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a", "b", "c", "inference.json"}
+
+
+def test_weights_that_diverged_are_refused(command, weights, tmp_path):
+    state = torch.load(weights, weights_only=True)["model"]
+    state["memory_encoder.out_proj.bias"][3] = float("nan")
+    torch.save({"model": state}, tmp_path / "nan.pt")
+    with pytest.raises(ValueError, match=r"1 tensors hold NaN .*memory_encoder.projection.bias"):
+        command("out", "--checkpoint", tmp_path / "nan.pt")
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_masks_of_two_models_do_not_mix(command, tmp_path):
