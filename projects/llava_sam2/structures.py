@@ -62,6 +62,13 @@ class GroundingBatch:
     tiles_per_sample: list[int]  # sums to N; 0 where a sample brings no pixels
     regions: list[Tensor | None]  # per sample [R, g, g] bool, or None
     events: list[SampleEvent] = field(default_factory=list)  # of all samples
+    # what losses are divided by where gradients are accumulated, by key of loss_counts
+    mean_counts: dict[str, float] = field(default_factory=dict)
+
+    def loss_counts(self) -> dict[str, int]:
+        """Supervised tokens, and (expression, frame) rows with masks: losses are means of these."""
+        rows = sum(masks.shape[0] * masks.shape[1] for masks in self.masks if masks is not None)
+        return {"tokens": int((self.labels[:, 1:] != IGNORE_INDEX).sum()), "rows": rows}
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """Return a batch whose tensors lie on ``device``."""

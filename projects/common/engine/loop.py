@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.runner import BaseLoop
 from torch.utils.data import DataLoader
 
+from projects.common.engine.accumulation import share_counts
 from projects.common.engine.watchdog import Watchdog
 from projects.common.samplers import StepBatchSampler
 
@@ -20,19 +21,28 @@ class StepLoop(BaseLoop):
     mmengine's own loop starts its workers before it knows where to start, and resumes by reading
     and dropping all batches before; this one asks the sampler for the right batch.
 
+    Args:
+        accumulate: batches of one optimizer step.
+
     Attributes:
         stop_training: hooks may set it (early stopping): the step is the last one.
         waited: seconds that the current step waited for its data.
     """
 
     def __init__(
-        self, *, runner: Any, dataloader: DataLoader, watchdog_minutes: float | None = None
+        self,
+        *,
+        runner: Any,
+        dataloader: DataLoader,
+        watchdog_minutes: float | None = None,
+        accumulate: int = 1,
     ) -> None:
         super().__init__(runner, dataloader)
         self._iter = 0
         self.stop_training = False
         self.waited = 0.0
         self._watchdog_minutes = watchdog_minutes
+        self._accumulate = accumulate
 
     @property
     def max_iters(self) -> int:
@@ -67,16 +77,27 @@ class StepLoop(BaseLoop):
         return runner.model
 
     def _batches(self) -> Iterator[dict]:
-        sampler = self.dataloader.batch_sampler
-        sampler.start_step = self._iter
+        """Batch after batch; those of one optimizer step are read together, to be counted."""
+        self.dataloader.batch_sampler.start_step = self._iter
         loaded = iter(self.dataloader)
         while self._iter < self.max_iters and not self.stop_training:
             start = time.monotonic()
-            draws = partial(_name_draws, sampler, self._iter)
-            with self.watchdog.watching(f"waiting for the data of step {self._iter + 1}", draws):
-                data_batch = next(loaded)
+            left = self._accumulate - self._iter % self._accumulate
+            steps = range(self._iter, min(self._iter + left, self.max_iters))
+            window = [self._read(loaded, step) for step in steps]
             self.waited = time.monotonic() - start
-            yield data_batch
+            if self._accumulate > 1:
+                share_counts([data_batch["batch"] for data_batch in window])
+            for data_batch in window:
+                if self.stop_training:
+                    return
+                yield data_batch
+                self.waited = 0.0
+
+    def _read(self, loaded: Iterator[dict], step: int) -> dict:
+        draws = partial(_name_draws, self.dataloader.batch_sampler, step)
+        with self.watchdog.watching(f"waiting for the data of step {step + 1}", draws):
+            return next(loaded)
 
     def _run_step(self, data_batch: dict) -> None:
         runner, step = self.runner, self._iter

@@ -226,7 +226,11 @@ def _assemble(
         model,
         work_dir=str(work_dir),
         train_dataloader=loader,
-        train_cfg={"type": StepLoop, "watchdog_minutes": watchdog["minutes"]},
+        train_cfg={
+            "type": StepLoop,
+            "watchdog_minutes": watchdog["minutes"],
+            "accumulate": tree["optim_wrapper"].get("accumulative_counts", 1),
+        },
         optim_wrapper=_optim_config(tree["optim_wrapper"], strategy),
         param_scheduler=schedulers or None,
         strategy=strategy,

@@ -61,10 +61,7 @@ class LanguageLoss:
             targets: ``[n]`` int64, the token that each predicts.
             mean_count: tokens per rank and accumulated batch; None counts this batch's.
         """
-        if mean_count is None:
-            count = count_over_ranks(len(targets), hidden.device)
-        else:
-            count = torch.tensor(mean_count, device=hidden.device)
+        count = count_over_ranks(len(targets), hidden.device, known=mean_count)
         if self._use_fused(head, hidden):
             return fused_cross_entropy(head, hidden, targets) / count
         # ZeRO-3 gathers lm_head in each call: all ranks make the same number of them

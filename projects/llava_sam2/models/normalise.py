@@ -7,14 +7,19 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def mean_count(count: int, device: torch.device) -> Tensor:
+def mean_count(count: int, device: torch.device, *, known: float | None = None) -> Tensor:
     """Tokens or rows per rank, averaged over the ranks; 1 where nobody has any.
 
     Data parallel engines average gradients over ranks. Sums divided by this number then add up to
     the mean over the global batch. Every rank must call it equally often; task-pure batches do.
-    Where gradients are accumulated, the loop has counted over the accumulated batches as well
-    (:mod:`projects.common.engine.accumulation`) and this is not asked.
+
+    Args:
+        count: of this rank's batch.
+        known: the mean over ranks and accumulated batches, where the loop has counted it
+            (:mod:`projects.common.engine.accumulation`); engines average over those as well.
     """
+    if known is not None:
+        return torch.tensor(known if known > 0 else 1.0, device=device)
     total = torch.tensor(float(count), device=device)
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(total)

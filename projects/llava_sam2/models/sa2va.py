@@ -41,7 +41,8 @@ class Sa2VA(TrainableModel):
         inference_policy: how :meth:`video_predictor` tracks; None: as Meta's predictor.
 
     Raises:
-        ValueError: for a pattern or a LoRA target that matches nothing.
+        ValueError: for a pattern or a LoRA target that matches nothing, or a segment head that
+            trains with memory beside a decoder that is kept for propagation.
     """
 
     def __init__(
@@ -57,10 +58,7 @@ class Sa2VA(TrainableModel):
         inference_policy: TrackingPolicy | None = None,
     ) -> None:
         super().__init__()
-        if propagation_decoder not in ("original", "tuned"):
-            raise ValueError(
-                f"propagation_decoder is 'original' or 'tuned', not {propagation_decoder!r}"
-            )
+        _check_decoder(propagation_decoder, heads)
         self.mllm = mllm
         self.grounding = grounding
         self.heads = nn.ModuleDict(heads)
@@ -111,6 +109,17 @@ class Sa2VA(TrainableModel):
         reached = parameters_reached(losses.values())
         idle = [p for p in self.parameters() if p.requires_grad and p not in reached]
         return sum((p.sum() * 0 for p in idle), start=0.0)
+
+
+def _check_decoder(choice: str, heads: Mapping[str, nn.Module]) -> None:
+    if choice not in ("original", "tuned"):
+        raise ValueError(f"propagation_decoder is 'original' or 'tuned', not {choice!r}")
+    unrolled = [task for task, head in heads.items() if getattr(head, "unroll", None) is not None]
+    if choice == "original" and "segment" in unrolled:
+        raise ValueError(
+            "the segment head trains with memory, so that its decoder learns to propagate, but "
+            "propagation_decoder='original' would not use it: say 'tuned'"
+        )
 
 
 def parameters_reached(losses: Any) -> set[Tensor]:

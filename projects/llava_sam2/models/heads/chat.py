@@ -27,4 +27,5 @@ class ChatHead(nn.Module):
         hidden = mllm(
             batch.input_ids, batch.attention_mask, batch.pixel_values, regions=batch.regions
         )
-        return {"loss_language": self.language_weight * mllm.language_loss(hidden, batch.labels)}
+        loss = mllm.language_loss(hidden, batch.labels, mean_count=batch.mean_counts.get("tokens"))
+        return {"loss_language": self.language_weight * loss}

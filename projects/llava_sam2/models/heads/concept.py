@@ -129,7 +129,9 @@ class ConceptHead(nn.Module):
         features = grounding.encode_frames(frames)
         candidates = self._decode(grounding, features, self.project(seg_hidden), rows)
         losses = self._mask_losses(candidates, rows.targets, objects)
-        language = self.language_weight * mllm.language_loss(hidden, batch.labels)
+        language = self.language_weight * mllm.language_loss(
+            hidden, batch.labels, mean_count=batch.mean_counts.get("tokens")
+        )
         return {"loss_language": language} | losses
 
     def _decode(

@@ -21,7 +21,8 @@ from torch.utils.checkpoint import checkpoint
 
 from projects.common.losses import dice_loss, mask_iou, point_sample, sample_uncertain_points
 from projects.llava_sam2.models.adapter import LanguageAdapter
-from projects.llava_sam2.models.normalise import mean_count
+from projects.llava_sam2.models.language_unroll import LanguageUnroll
+from projects.llava_sam2.models.normalise import mean_count, most_over_ranks
 from projects.llava_sam2.models.seg_tokens import check_counts, gather_seg
 from projects.llava_sam2.structures import GroundingBatch
 from projects.sam2_video.modeling import FrameFeatures, MaskCandidates, Prompt, Sam2
@@ -77,6 +78,9 @@ class SegmentHead(nn.Module):
             resolution.
         rows_per_chunk: decode this many rows at a time and recompute them in backward, to bound
             memory; None decodes all at once.
+        train_with_memory: None decodes every frame without memory. An unroll prompts the first
+            frames of a clip and tracks through the others, as inference does, so that one decoder
+            learns both.
         frames_per_chunk: the same for the image encoder, without recomputing.
     """
 
@@ -93,8 +97,14 @@ class SegmentHead(nn.Module):
         num_points: int | None = 12544,
         rows_per_chunk: int | None = None,
         frames_per_chunk: int | None = None,
+        train_with_memory: LanguageUnroll | None = None,
     ) -> None:
         super().__init__()
+        if train_with_memory is not None and rows_per_chunk is not None:
+            raise ValueError(
+                "rows_per_chunk decodes rows one by one, which train_with_memory cannot: its "
+                "frames follow one another; leave one of them out"
+            )
         self.text_hidden_fcs = projector  # the name in released checkpoints
         self.language_weight = language_weight
         self.bce_weight = bce_weight
@@ -105,6 +115,7 @@ class SegmentHead(nn.Module):
         self.num_points = num_points
         self.rows_per_chunk = rows_per_chunk
         self.frames_per_chunk = frames_per_chunk
+        self.unroll = train_with_memory
 
     def project(self, seg_hidden: Tensor) -> Tensor:
         """Hidden states at [SEG] ``[K, D]`` to language tokens ``[K, C]``."""
@@ -126,18 +137,24 @@ class SegmentHead(nn.Module):
         seg_hidden, counts = gather_seg(hidden, batch.input_ids, mllm.seg_id)
         check_counts(counts, batch.masks, batch.names)
         rows, frames = pair_rows(counts, batch), batch.grounding_frames
-        scale = 1 / mean_count(0 if rows is None else len(rows.frame), hidden.device)
+        count = 0 if rows is None else len(rows.frame)
+        scale = 1 / mean_count(count, hidden.device, known=batch.mean_counts.get("rows"))
         if rows is None:
             rows, frames, seg_hidden = stand_in(hidden, grounding)
             scale = scale * 0
         features = grounding.encode_frames(frames, split=self.frames_per_chunk)
         tokens = self.project(seg_hidden)
-        candidates = self._decode(grounding, features, tokens, rows)
+        if self.unroll is None:
+            candidates = self._decode(grounding, features, tokens, rows)
+        else:
+            candidates = self.unroll(grounding, features, tokens, rows.expression, rows.frame)
         losses = self.mask_losses(*candidates, rows.targets)
         if self.align_weight:
             embed = features.embed[rows.frame]
             losses["loss_align"] = self.align_loss(embed, tokens[rows.expression], rows.targets)
-        language = self.language_weight * mllm.language_loss(hidden, batch.labels)
+        language = self.language_weight * mllm.language_loss(
+            hidden, batch.labels, mean_count=batch.mean_counts.get("tokens")
+        )
         return {"loss_language": language} | {k: scale * row.sum() for k, row in losses.items()}
 
     def _decode(
@@ -149,11 +166,16 @@ class SegmentHead(nn.Module):
             out = decode_language(grounding, features.rows(frame), tokens[expression])
             return out.masks[:, 0], out.iou[:, 0], out.object_logits[:, 0]
 
-        size = self.rows_per_chunk
-        if size is None or len(rows.frame) <= size:
+        size, number = self.rows_per_chunk, len(rows.frame)
+        if size is None:
             return decode(rows.expression, rows.frame)
-        chunks = zip(rows.expression.split(size), rows.frame.split(size), strict=True)
-        parts = [checkpoint(decode, *chunk, use_reentrant=False) for chunk in chunks]
+        # ZeRO-3 gathers the decoder in each call: all ranks make the same number of them
+        chunks = -(-most_over_ranks(number, rows.frame.device) // size)
+        parts = []
+        for index in torch.arange(number, device=rows.frame.device).tensor_split(chunks):
+            used = index if len(index) else index.new_zeros(1)
+            out = checkpoint(decode, rows.expression[used], rows.frame[used], use_reentrant=False)
+            parts.append([part[: len(index)] for part in out])
         masks, iou, object_logits = (torch.cat(part) for part in zip(*parts, strict=True))
         return masks, iou, object_logits
 

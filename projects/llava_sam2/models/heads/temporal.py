@@ -117,7 +117,8 @@ class TemporalHead(nn.Module):
             raise ValueError(f"no features in {', '.join(lacking)}; the temporal head needs them")
         visual = self.visual(batch.features, batch.features_per_sample)
         hidden = mllm(batch.input_ids, batch.attention_mask, visual=visual)
-        return {"loss_language": self.language_weight * mllm.language_loss(hidden, batch.labels)}
+        loss = mllm.language_loss(hidden, batch.labels, mean_count=batch.mean_counts.get("tokens"))
+        return {"loss_language": self.language_weight * loss}
 
 
 def sinusoids(places: Tensor, width: int) -> Tensor:
