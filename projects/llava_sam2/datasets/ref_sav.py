@@ -10,7 +10,7 @@ are made, what is in them when it is read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -67,6 +67,19 @@ class MaskletTrack:
         return video.read_masks(frame, [self.index]).get(self.index)
 
 
+class _Stems(Sequence):
+    """Names of a video's annotated frames, without opening it before they are asked for."""
+
+    def __init__(self, files: _Files) -> None:
+        self.files = files
+
+    def __len__(self) -> int:
+        return self.files.open().num_frames
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.files.open().stems[index]
+
+
 class SavRow(AnnotatedFrames):
     """A described video of SA-V: its annotated frames, every 4th. Reads like a ``Row``."""
 
@@ -76,19 +89,15 @@ class SavRow(AnnotatedFrames):
         self.files = files
         self.name = files.name
         self.source = files.frames
+        self.frames = _Stems(files)
         self.objects = tuple(MaskletTrack(files, index) for index in descriptions)
         self.expressions = tuple(
             Expression(text, (number,), f"{self.name}/{index}")
             for number, (index, text) in enumerate(descriptions.items())
         )
 
-    @property
-    def frames(self) -> tuple[str, ...]:
-        """Stems of the annotated frames."""
-        return tuple(self.files.open().stems)
-
     def __len__(self) -> int:
-        return self.files.open().num_frames
+        return len(self.frames)
 
     def __getitem__(self, frame: int) -> np.ndarray:
         return self.files.open().read_frames([frame])[0]

@@ -20,12 +20,13 @@ SPLITS: tuple[str, ...] = ("train", "valid_u")
 
 @dataclass(frozen=True)
 class VideoRecord:
-    """A video: for each object an RLE (or None) a frame, and the expressions."""
+    """A video: for each object an RLE (or None) a frame and its look, and the expressions."""
 
     name: str
     frames: list[str]
     tracks: list[list[dict[str, Any] | None]]
     expressions: list[Expression]
+    looks: list[tuple[str, str]]  # colour, shape
 
 
 def write_item(world: World, split: str, index: int, root: Path) -> VideoRecord:
@@ -38,7 +39,8 @@ def write_item(world: World, split: str, index: int, root: Path) -> VideoRecord:
         for n in range(len(scene.things))
     ]
     expressions = write_expressions(rng, scene, world.video_expressions, world.video_families)
-    return VideoRecord(name, frames, tracks, expressions)
+    looks = [(thing.colour, thing.shape) for thing in scene.things]
+    return VideoRecord(name, frames, tracks, expressions, looks)
 
 
 def write_index(world: World, records: Records, root: Path) -> dict[str, Any]:

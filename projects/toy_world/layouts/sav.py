@@ -26,10 +26,8 @@ _BUCKETS = ((32**2, "small"), (96**2, "medium"))  # px, up to
 
 
 def write_item(world: World, split: str, index: int, root: Path) -> str:
-    rng = world.generator("sav", split, index)
-    frames = world.sav_frames * ANNOTATED_EVERY
-    scene = sample_scene(rng, SceneSpec(size=world.side, frames=frames, rate=1 / ANNOTATED_EVERY))
-    name = f"sav_{SPLITS.index(split) * _IDS_PER_SPLIT + index:06d}"
+    _, scene = draw(world, split, index)
+    name = video_name(split, index)
     if split == "train":
         folder = root / "SA-V" / "train"
         write_frames(folder / name, scene.frames)
@@ -40,6 +38,18 @@ def write_item(world: World, split: str, index: int, root: Path) -> str:
         write_frames(folder / "JPEGImages_24fps" / name, scene.frames)
         _write_pngs(folder / "Annotations_6fps" / name, scene)
     return name
+
+
+def draw(world: World, split: str, index: int) -> tuple[np.random.Generator, Scene]:
+    """A video's scene, and the generator that has drawn it, for what is said of it."""
+    rng = world.generator("sav", split, index)
+    frames = world.sav_frames * ANNOTATED_EVERY
+    spec = SceneSpec(size=world.side, frames=frames, rate=1 / ANNOTATED_EVERY)
+    return rng, sample_scene(rng, spec)
+
+
+def video_name(split: str, index: int) -> str:
+    return f"sav_{SPLITS.index(split) * _IDS_PER_SPLIT + index:06d}"
 
 
 def write_index(world: World, records: Records, root: Path) -> dict[str, Any]:

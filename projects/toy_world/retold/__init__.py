@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from projects.toy_world.layouts.files import Records
-from projects.toy_world.retold import captions, chat, references, regions, sa2va_json
+from projects.toy_world.retold import captions, chat, references, regions, sa2va_json, videos
 from projects.toy_world.world import World
 
 Write = Callable[[World, Mapping[str, Records], Path], None]
@@ -21,4 +21,5 @@ WRITERS: tuple[Write, ...] = (
     chat.write,
     captions.write,
     regions.write,
+    videos.write,
 )
