@@ -57,10 +57,16 @@ class Segments:
         return first * self.seconds, (last + 1) * self.seconds
 
     def nearest(self, start: float, end: float) -> Span:
-        """The span whose borders lie nearest to an interval in seconds; at least one segment."""
-        first = min(max(round(start / self.seconds), 0), self.count - 1)
-        last = min(round(end / self.seconds) - 1, self.count - 1)
-        return first, max(first, last)
+        """The span that overlaps most with an interval in seconds, or lies nearest to it."""
+
+        def fit(span: Span) -> tuple[float, float]:
+            first, last = span[0] * self.seconds, (span[1] + 1) * self.seconds
+            common = max(0.0, min(end, last) - max(start, first))
+            covered = (end - start) + (last - first) - common
+            return common / covered, -abs((first + last) - (start + end))
+
+        spans = [(i, j) for i in range(self.count) for j in range(i, self.count)]
+        return max(spans, key=fit)
 
     def score(self, span: Span) -> tuple[bool, float]:
         """Whether a span is right, and its mean overlap.

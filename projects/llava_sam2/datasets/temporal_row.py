@@ -79,6 +79,16 @@ def read_features(row: TemporalRow, *, fps: float, tolerance: float = TOLERANCE)
     return features.float()
 
 
+def row_seconds(row: TemporalRow, fps: float) -> float:
+    """Length of a row's video, or of what was annotated of it: as the annotation says, else as
+    many seconds as it has features, of which none is read."""
+    if row.duration is not None:
+        return row.duration
+    check_rate(row.features.parent, fps)
+    seconds = count_frames(row.features.parent, row.video) / fps
+    return seconds if row.segments is None else min(seconds, row.segments.duration)
+
+
 class RowCollector:
     """Checks queries and numbers them by video.
 

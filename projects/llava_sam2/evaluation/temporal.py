@@ -10,7 +10,7 @@ import numpy as np
 
 from projects.llava_sam2.datasets.labels import Labels
 from projects.llava_sam2.datasets.temporal import TemporalInputs, parse_span
-from projects.llava_sam2.datasets.temporal_row import TemporalRow
+from projects.llava_sam2.datasets.temporal_row import TemporalRow, row_seconds
 from projects.llava_sam2.evaluation.breakdown import Record, by_uses
 from projects.llava_sam2.models.sa2va import Sa2VA
 
@@ -72,9 +72,7 @@ class AskForTimes:
         return [(answer.text, self._interval(answer.text, indices)) for answer in generated]
 
     def duration(self, row: TemporalRow) -> float:
-        if row.duration is not None:
-            return row.duration
-        return len(self.inputs.features(row)) / self.inputs.fps
+        return row_seconds(row, self.inputs.fps)
 
     def describe(self) -> str:
         return (
@@ -95,26 +93,31 @@ class TrivialTimes:
 
     Args:
         kind: "whole_video" or "middle_half".
+        fps: frames a second of the features, for rows whose annotation has no duration.
     """
 
     KINDS = {"whole_video": (0.0, 1.0), "middle_half": (0.25, 0.75)}
 
-    def __init__(self, *, kind: str) -> None:
+    def __init__(self, *, kind: str, fps: float | None = None) -> None:
         if kind not in self.KINDS:
             raise ValueError(f"kind is one of {', '.join(self.KINDS)}; got {kind!r}")
         self.kind = kind
+        self.fps = fps
 
     def answer(self, model: Any, rows: Sequence[TemporalRow]) -> list[tuple[str, Interval | None]]:
         start, end = self.KINDS[self.kind]
         return [(self.kind, (start * self.duration(row), end * self.duration(row))) for row in rows]
 
     def duration(self, row: TemporalRow) -> float:
-        if row.duration is None:
-            raise ValueError(f"{row.key}: its annotation has no duration, which a baseline needs")
-        return row.duration
+        if row.duration is None and self.fps is None:
+            raise ValueError(
+                f"{row.key}: its annotation has no duration, which a baseline needs; say at which "
+                "fps the features were made"
+            )
+        return row_seconds(row, self.fps or 1.0)
 
     def describe(self) -> str:
-        return f"trivial {self.kind}"
+        return f"trivial {self.kind} fps={self.fps}"
 
 
 class TemporalBenchmark:
@@ -124,6 +127,11 @@ class TemporalBenchmark:
     that overlap the truth (IoU in seconds) by at least so much; ``mIoU``, the mean overlap;
     ``parse_failures``, answers that are no interval, which count as overlap 0. R1@0.5 and mIoU also
     by what a query uses and needs (``breakdown``).
+
+    Where rows know what each annotator chose (DiDeMo), also ``R@1_annotators`` and
+    ``mIoU_annotators``: the answer becomes the nearest segments, which are right if the three
+    annotators that agree with them best chose exactly these; the overlap is the mean over the same
+    three (Hendricks et al., 2017). R@5, of five ranked answers, has no meaning for one answer.
 
     Args:
         rows: from an annotation source.
@@ -170,14 +178,15 @@ class TemporalBenchmark:
         }
         failures = _mean([record["predicted"] is None for record in records])
         overall = recalls | _leading(records) | {"parse_failures": failures}
-        return overall | by_uses(records, _leading)
+        return overall | _of_annotators(records) | by_uses(records, _leading)
 
     def fingerprint(self) -> str:
         text = f"{list(self.rows)!r} {self.respond.describe()}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _record(self, row: TemporalRow, text: str, interval: Interval | None) -> Record:
-        truth = (row.start, row.end)
+        duration = self.respond.duration(row)
+        truth = (row.start, min(row.end, duration))  # a last segment ends with its video
         return {
             "video_id": row.video,
             "query": row.query,
@@ -186,8 +195,9 @@ class TemporalBenchmark:
             "answer": text,
             "predicted": None if interval is None else list(interval),
             "truth": list(truth),
-            "duration": self.respond.duration(row),
+            "duration": duration,
             "iou": 0.0 if interval is None else interval_iou(interval, truth),
+            **annotators_scores(row, interval),
         }
 
 
@@ -196,6 +206,26 @@ def interval_iou(one: Interval, other: Interval) -> float:
     intersection = max(0.0, min(one[1], other[1]) - max(one[0], other[0]))
     union = (one[1] - one[0]) + (other[1] - other[0]) - intersection
     return intersection / union if union > 0 else 0.0
+
+
+def annotators_scores(row: TemporalRow, interval: Interval | None) -> Record:
+    """``annotators_right`` and ``annotators_iou`` of an answer; nothing where nobody chose."""
+    if row.segments is None:
+        return {}
+    right, overlap = (
+        (False, 0.0) if interval is None else row.segments.score(row.segments.nearest(*interval))
+    )
+    return {"annotators_right": right, "annotators_iou": overlap}
+
+
+def _of_annotators(records: Sequence[Record]) -> dict[str, float]:
+    judged = [record for record in records if "annotators_iou" in record]
+    if not judged:
+        return {}
+    return {
+        "R@1_annotators": _mean([record["annotators_right"] for record in judged]),
+        "mIoU_annotators": _mean([record["annotators_iou"] for record in judged]),
+    }
 
 
 def _leading(records: Sequence[Record]) -> dict[str, float]:

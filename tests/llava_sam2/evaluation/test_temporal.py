@@ -11,6 +11,7 @@ from torch import nn
 from projects.common.conversation import load_shared_tokenizer
 from projects.common.evaluation import read_records, run_benchmark
 from projects.llava_sam2.datasets.frame_samplers import UniformFrames
+from projects.llava_sam2.datasets.segments import Segments
 from projects.llava_sam2.datasets.temporal import TemporalInputs
 from projects.llava_sam2.datasets.temporal_row import TemporalRow
 from projects.llava_sam2.evaluation.temporal import (
@@ -134,6 +135,63 @@ def test_baselines(rows):
     assert middle.summarise(records)["R1@0.5"] == pytest.approx(2 / 3)  # at least so much
     with pytest.raises(ValueError, match="whole_video, middle_half; got 'all'"):
         TrivialTimes(kind="all")
+
+
+def test_annotators_of_segments(inputs, tokenizer, tmp_path):
+    """A video of 65 s whose first 30 were shown, and one of 28 s: 9 frames are seen of each."""
+    rows = []
+    for name, frames, chosen in (
+        ("long", 650, ((1, 1), (1, 1), (1, 1), (4, 5))),
+        ("short", 280, ((5, 5), (5, 5), (4, 5), (4, 5))),
+    ):
+        torch.save(torch.randn(frames, 3), tmp_path / f"{name}.pt")
+        segments = Segments(chosen, 6, 5.0)
+        start, end = segments.best()
+        path = tmp_path / f"{name}.pt"
+        rows.append(TemporalRow(name, f"{name}/0", path, "dog", start, end, None, segments))
+    model = Model(tokenizer)
+    benchmark = TemporalBenchmark(rows=rows, respond=AskForTimes(inputs=inputs))
+    Script(model, ANSWER.format(3, 4))  # of the 30 s that are looked at
+    (first,) = benchmark.predict(model, 0)
+    assert first["duration"] == 30.0 and first["predicted"] == [11.2, 15.0]
+    assert (first["annotators_right"], first["annotators_iou"]) == (False, 0.0)
+    Script(model, ANSWER.format(7, 8))  # 24.4 to 27.9 s: the last segment, which ends at 28
+    (second,) = benchmark.predict(model, 1)
+    assert second["truth"] == [25.0, 28.0] and second["duration"] == 28.0
+    assert second["iou"] == pytest.approx(2.9 / 3.6)
+    # two chose it, the next best chose the last two
+    assert second["annotators_right"] is False
+    assert second["annotators_iou"] == pytest.approx((1 + 1 + 0.5) / 3)
+    Script(model, ANSWER.format(1, 3))
+    right = benchmark.predict(model, 0)[0]
+    assert right["predicted"] == [3.7, 11.2] and right["annotators_right"] is True
+    summary = benchmark.summarise([right, second])
+    assert summary["R@1_annotators"] == 0.5
+    assert summary["mIoU_annotators"] == pytest.approx((1 + 2.5 / 3) / 2)
+    Script(model, "dog")
+    (nothing,) = benchmark.predict(model, 0)
+    assert nothing["annotators_iou"] == 0.0 and nothing["annotators_right"] is False
+
+
+def test_features_are_read_once_for_all_queries_about_a_video(rows, inputs, tokenizer, monkeypatch):
+    bare = [TemporalRow(**{**vars(row), "duration": None}) for row in rows]
+    calls = []
+    load = torch.load
+    monkeypatch.setattr(
+        torch, "load", lambda *a, **k: calls.append(k.get("mmap", False)) or load(*a, **k)
+    )
+    benchmark = TemporalBenchmark(rows=bare, respond=AskForTimes(inputs=inputs))
+    records = benchmark.predict(Model(tokenizer), 0)
+    assert [record["duration"] for record in records] == [16.0, 16.0]
+    assert calls.count(False) == 1  # the others look at the shape alone
+
+
+def test_a_baseline_needs_to_know_how_long_a_video_is(rows):
+    bare = [TemporalRow(**{**vars(row), "duration": None}) for row in rows]
+    with pytest.raises(ValueError, match="A/0: its annotation has no duration.* at which fps"):
+        TrivialTimes(kind="whole_video").answer(None, bare)
+    found = TrivialTimes(kind="whole_video", fps=10.0).answer(None, bare)
+    assert [interval for _, interval in found] == [(0, 16), (0, 8), (0, 16)]
 
 
 def test_an_answer_does_not_depend_on_what_is_asked_beside_it(rows, inputs, tokenizer):
