@@ -80,12 +80,7 @@ def decode_polygons(polygons: Any, height: int, width: int, *, where: str) -> np
         ValueError: no polygon, not numbers, an odd count, fewer than three corners, or corners
             more than an image away from the image; the message says which polygon.
     """
-    if not isinstance(polygons, Sequence) or isinstance(polygons, str | bytes) or not polygons:
-        raise ValueError(f"{where}: expected a list of polygons, found {_shown(polygons)}")
-    for number, polygon in enumerate(polygons):
-        _check_polygon(polygon, height, width, f"{where}: polygon {number}")
-    rles = coco.frPyObjects([[float(value) for value in p] for p in polygons], height, width)
-    return decode_rle(coco.merge(rles), where=where)
+    return decode_rle(_polygons_rle(polygons, height, width, where), where=where)
 
 
 def decode_segmentation(segmentation: Any, height: int, width: int, *, where: str) -> np.ndarray:
@@ -93,6 +88,16 @@ def decode_segmentation(segmentation: Any, height: int, width: int, *, where: st
     if isinstance(segmentation, Mapping):
         return decode_rle(segmentation, where=where, size=(height, width))
     return decode_polygons(segmentation, height, width, where=where)
+
+
+def segmentation_area(segmentation: Any, height: int, width: int, *, where: str) -> int:
+    """Pixels of a COCO ``segmentation``; several times faster than drawing it.
+
+    Raises for broken ones as :func:`decode_segmentation`.
+    """
+    if isinstance(segmentation, Mapping):
+        return int(rle_runs(segmentation, where=where, size=(height, width))[1::2].sum())
+    return int(coco.area(_polygons_rle(segmentation, height, width, where)))
 
 
 def mask_to_polygons(mask: np.ndarray) -> list[list[float]]:
@@ -180,6 +185,16 @@ def write_binary_png(path: str | Path, mask: np.ndarray) -> None:
     """Write one mask [H, W] as a bilevel PNG."""
     _check_mask(mask)
     _save_png(path, Image.fromarray(mask.astype(bool)))
+
+
+def _polygons_rle(polygons: Any, height: int, width: int, where: str) -> Any:
+    """pycocotools' own RLE of what the polygons fill."""
+    if not isinstance(polygons, Sequence) or isinstance(polygons, str | bytes) or not polygons:
+        raise ValueError(f"{where}: expected a list of polygons, found {_shown(polygons)}")
+    for number, polygon in enumerate(polygons):
+        _check_polygon(polygon, height, width, f"{where}: polygon {number}")
+    rles = coco.frPyObjects([[float(value) for value in p] for p in polygons], height, width)
+    return coco.merge(rles)
 
 
 def _check_mask(mask: np.ndarray) -> None:

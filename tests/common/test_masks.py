@@ -18,6 +18,7 @@ from projects.common.masks import (
     mask_to_polygons,
     read_binary_png,
     read_palette_png,
+    segmentation_area,
     union,
     write_binary_png,
     write_palette_png,
@@ -216,3 +217,20 @@ def test_contour_is_drawn_around_the_mask_on_a_copy() -> None:
     assert (drawn[~green] == 50).all() and (image == 50).all()
     with pytest.raises(ValueError, match="differ in size"):
         draw_contour(image, mask[:5], (0, 255, 0))
+
+
+def test_the_area_of_a_segmentation_is_that_of_its_mask():
+    generator = np.random.default_rng(5)
+    mask = generator.random((13, 22)) > 0.7
+    polygons = [[1.5, 2, 9, 2.5, 8, 11], [4, 4, 19.25, 4, 19, 12, 5, 9]]  # they overlap
+    plain = {"size": [3, 4], "counts": [2, 5, 5]}
+    outside = [[-5, -5, -1, -5, -1, -1]]  # beyond the border
+    for segmentation, size in (
+        *((encode_rle(mask), (13, 22)), (plain, (3, 4))),
+        *((polygons, (13, 22)), (outside, (13, 22))),
+    ):
+        drawn = decode_segmentation(segmentation, *size, where="test")
+        assert segmentation_area(segmentation, *size, where="test") == drawn.sum()
+    for broken in ([[1, 2, 3]], [], {"size": [13, 22], "counts": [3]}, encode_rle(mask[:5])):
+        with pytest.raises(ValueError, match="file 7"):
+            segmentation_area(broken, 13, 22, where="file 7")

@@ -24,7 +24,13 @@ import numpy as np
 
 from projects.common.mask_store import StoredTrack
 from projects.common.mask_store.nearest import sample_mask, sample_runs
-from projects.common.masks import decode_rle, decode_segmentation, mask_to_box, rle_runs
+from projects.common.masks import (
+    decode_rle,
+    decode_segmentation,
+    mask_to_box,
+    rle_runs,
+    segmentation_area,
+)
 from projects.common.video import read_image
 
 logger = logging.getLogger(__name__)
@@ -60,6 +66,10 @@ class StillMask:
 
     def read(self, frame: int) -> np.ndarray:
         return decode_segmentation(self.segmentation, self.height, self.width, where=self.where)
+
+    def is_empty(self) -> bool:
+        """Without drawing it."""
+        return not segmentation_area(self.segmentation, self.height, self.width, where=self.where)
 
     def box(self, frame: int) -> tuple[float, float, float, float] | None:
         """(x1, y1, x2, y2) in pixels, x2 and y2 exclusive; None of an empty mask."""
@@ -233,7 +243,7 @@ class Row(AnnotatedFrames):
 
 def is_empty(track: MaskTrack, frames: int) -> bool:
     """Whether the object is on none of the frames; stops decoding at the first mask it finds."""
-    if isinstance(track, StoredTrack):
+    if isinstance(track, StoredTrack | StillMask):
         return track.is_empty()
     for frame in range(frames):
         mask = track.read(frame)
