@@ -119,20 +119,24 @@ class ConceptHead(nn.Module):
         Raises:
             ValueError: naming the sample, if [SEG] tokens and expressions differ in number.
         """
-        hidden = mllm(batch.input_ids, batch.attention_mask, batch.pixel_values)
+        hidden = mllm(
+            batch.input_ids, batch.attention_mask, batch.pixel_values, regions=batch.regions
+        )
         seg_hidden, counts = gather_seg(hidden, batch.input_ids, mllm.seg_id)
         check_counts(counts, batch.masks, batch.names)
         rows, frames = pair_rows(counts, batch), batch.grounding_frames
-        objects = 0 if rows is None else len(rows.frame)
+        count = 0 if rows is None else len(rows.frame)
+        scale = 1 / mean_count(count, hidden.device, known=batch.mean_counts.get("rows"))
         if rows is None:
             rows, frames, seg_hidden = stand_in(hidden, grounding)
+            scale = scale * 0
         features = grounding.encode_frames(frames)
         candidates = self._decode(grounding, features, self.project(seg_hidden), rows)
-        losses = self._mask_losses(candidates, rows.targets, objects)
+        losses = self._mask_losses(candidates, rows.targets)
         language = self.language_weight * mllm.language_loss(
             hidden, batch.labels, mean_count=batch.mean_counts.get("tokens")
         )
-        return {"loss_language": language} | losses
+        return {"loss_language": language} | {key: scale * value for key, value in losses.items()}
 
     def _decode(
         self, grounding: Sam2, features: FrameFeatures, concepts: Tensor, rows: Rows
@@ -160,12 +164,9 @@ class ConceptHead(nn.Module):
         ]
         return MaskCandidates(*(torch.cat(part)[:total] for part in zip(*parts, strict=True)))
 
-    def _mask_losses(
-        self, candidates: MaskCandidates, targets: Tensor, objects: int
-    ) -> dict[str, Tensor]:
-        """Losses of R rows with targets ``[R, h', w']``; ``objects`` are R, or 0 for a stand-in."""
+    def _mask_losses(self, candidates: MaskCandidates, targets: Tensor) -> dict[str, Tensor]:
+        """Losses of R rows with targets ``[R, h', w']``, summed over the rows."""
         targets = targets[None]  # one frame of R objects
         present = targets.flatten(2).any(2)
         sums = self.mask_loss.sums([Step(0, candidates)], targets, present)
-        scale = (1 if objects else 0) / mean_count(objects, targets.device)
-        return {f"loss_concept_{k.removeprefix('loss_')}": scale * v for k, v in sums.items()}
+        return {f"loss_concept_{name.removeprefix('loss_')}": part for name, part in sums.items()}
