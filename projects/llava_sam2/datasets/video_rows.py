@@ -247,7 +247,10 @@ class _Video:
         if not names:
             if self.absent(entry):
                 return None
-            return "it names no anno_id (a split without masks is scored by the benchmark's server)"
+            return (
+                "it names no anno_id or obj_id (a split without masks is scored by the benchmark's "
+                "server)"
+            )
         for name in names:
             if isinstance(tracks[name], str):
                 return tracks[name]
