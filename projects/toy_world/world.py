@@ -12,7 +12,7 @@ import numpy as np
 from projects.toy_world.expressions import IMAGE_FAMILIES, VIDEO_FAMILIES, check_families
 
 # Goes up whenever the same seed would give other bytes, so that old worlds are drawn anew.
-VERSION = 6
+VERSION = 7
 
 FULL: dict[str, int] = {
     "refcoco_train": 1200,

@@ -28,7 +28,7 @@ _DIGITS = "ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE".split()
 
 
 @dataclass(frozen=True)
-class _Record:
+class TimedVideo:
     """A video without its features, which are on disk."""
 
     name: str
@@ -36,14 +36,14 @@ class _Record:
     events: tuple[Event, ...]
 
 
-def write_item(world: World, split: str, index: int, root: Path) -> _Record:
+def write_item(world: World, split: str, index: int, root: Path) -> TimedVideo:
     rng = world.generator("charades", split, index)
     video = draw_video(rng, directions(world.seed))
     name = f"{'TE'[SPLITS.index(split)]}{index:04X}"  # five characters, as in Charades
     path = root / "clip_features" / "charades" / f"{name}.pt"
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(torch.from_numpy(video.features), path)
-    return _Record(name, video.duration, video.events)
+    return TimedVideo(name, video.duration, video.events)
 
 
 def write_index(world: World, records: Records, root: Path) -> dict[str, Any]:
@@ -59,17 +59,17 @@ def write_index(world: World, records: Records, root: Path) -> dict[str, Any]:
     return {"charades": labels}
 
 
-def _pairs(videos: Sequence[_Record]) -> tuple[list[_Record], list[Event]]:
+def _pairs(videos: Sequence[TimedVideo]) -> tuple[list[TimedVideo], list[Event]]:
     """Each event beside its video."""
     pairs = [(video, event) for video in videos for event in video.events]
     return [video for video, _ in pairs], [event for _, event in pairs]
 
 
-def _line(video: _Record, event: Event) -> str:
+def _line(video: TimedVideo, event: Event) -> str:
     return f"{video.name} {event.start:.1f} {event.end:.1f}##{event.sentence}"
 
 
-def _table(videos: Sequence[_Record]) -> str:
+def _table(videos: Sequence[TimedVideo]) -> str:
     text = io.StringIO()
     table = csv.DictWriter(text, _COLUMNS, restval="", lineterminator="\n")
     table.writeheader()
@@ -77,22 +77,24 @@ def _table(videos: Sequence[_Record]) -> str:
     return text.getvalue()
 
 
-def _labels(video: _Record) -> dict[str, Any]:
+def _labels(video: TimedVideo) -> dict[str, Any]:
     """Which queries depend on what is asked for: those about one of two events."""
     needs = ["event"] if len(video.events) > 1 else []
     return {str(number): {"uses": [], "needs": needs} for number in range(len(video.events))}
 
 
-def _questions(video: _Record) -> dict[str, Any]:
+def _questions(video: TimedVideo) -> dict[str, Any]:
     return {
         "video": f"Charades/videos/{video.name}.mp4",
-        "QA": [
-            {
-                "q": f"When does '{event.sentence}' happen in the video?",
-                "a": f"{_time_tokens(event.start)} - {_time_tokens(event.end)} seconds.",
-            }
-            for event in video.events
-        ],
+        "QA": [question(event.sentence, event.start, event.end) for event in video.events],
+    }
+
+
+def question(sentence: str, start: float, end: float) -> dict[str, str]:
+    """A question and its answer in time tokens."""
+    return {
+        "q": f"When does '{sentence}' happen in the video?",
+        "a": f"{_time_tokens(start)} - {_time_tokens(end)} seconds.",
     }
 
 

@@ -10,7 +10,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from projects.toy_world.layouts.files import Records
-from projects.toy_world.retold import captions, chat, references, regions, sa2va_json, videos
+from projects.toy_world.retold import (
+    boxes,
+    captions,
+    chat,
+    references,
+    regions,
+    sa2va_json,
+    times,
+    videos,
+)
 from projects.toy_world.world import World
 
 Write = Callable[[World, Mapping[str, Records], Path], None]
@@ -22,4 +31,6 @@ WRITERS: tuple[Write, ...] = (
     captions.write,
     regions.write,
     videos.write,
+    boxes.write,  # of the masks that others have written
+    times.write,
 )
