@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from projects.common.conversation import REGION_PLACEHOLDER
 from projects.common.samplers import Draw
 from projects.llava_sam2.datasets.inputs import GroundingInputs, Turn
+from projects.llava_sam2.datasets.pixels import DynamicTiles
 from projects.llava_sam2.datasets.rows import Row
 from projects.llava_sam2.datasets.templates import REGION_QUESTIONS
 from projects.llava_sam2.structures import GroundingSample
@@ -64,6 +65,8 @@ class RegionDataset:
         wrong = [question for question in questions if "{region}" not in question]
         if wrong or not questions:
             raise ValueError(f"region questions hold {{region}}: {wrong or 'there are none'}")
+        if isinstance(inputs.tiles, DynamicTiles) and not inputs.tiles.thumbnail:
+            raise ValueError("regions lie on the thumbnail: dynamic tiles need thumbnail=True")
         self.rows = rows
         self.inputs = inputs
         self.questions = questions

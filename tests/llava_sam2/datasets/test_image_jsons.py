@@ -11,7 +11,7 @@ from projects.common.samplers import Draw
 from projects.llava_sam2.datasets.gcg import flickr_gcg_rows, grandf_rows, refcocog_gcg_rows
 from projects.llava_sam2.datasets.grounded_captions import GroundedCaptionDataset
 from projects.llava_sam2.datasets.osprey import osprey_rows
-from projects.llava_sam2.datasets.pixels import resize_masks
+from projects.llava_sam2.datasets.pixels import DynamicTiles, SingleTile, resize_masks
 from projects.llava_sam2.datasets.regions import RegionDataset, cover_grid, introduce, token_grid
 from projects.llava_sam2.datasets.sa2va_json import sa2va_rows
 from tests.llava_sam2.datasets.tiny import HEIGHT, LEFT, RIGHT, WIDTH, block, rle, save_jpeg
@@ -276,6 +276,20 @@ def test_descriptions_are_asked_for_region_by_region(read, inputs):
     assert introduce(1) == "There is 1 region in the picture: region1 <region>."
     with pytest.raises(ValueError, match="region questions hold {region}"):
         RegionDataset(rows=rows, inputs=inputs, questions=["describe it"])
+
+
+def test_regions_lie_on_the_thumbnail_behind_the_tiles(read, inputs):
+    """The sample's own order: tiles, thumbnail; 3 tiles of 4 tokens before the regions'."""
+    rows = read(osprey_rows, [osprey(rle(LEFT), conversations=talk("what", "dog"))])
+    inputs.tiles = DynamicTiles(size=8, max_tiles=2)
+    sample = RegionDataset(rows=rows, inputs=inputs)[0]
+    spelt = words(inputs, sample.input_ids)
+    assert len(sample.pixel_values) == 3 and spelt.index("</img>") - spelt.index("<img>") == 13
+    overview = SingleTile(size=8).image(rows[0].row[0])[0]
+    assert torch.equal(sample.pixel_values[-1], overview)
+    inputs.tiles = DynamicTiles(size=8, max_tiles=2, thumbnail=False)
+    with pytest.raises(ValueError, match="dynamic tiles need thumbnail=True"):
+        RegionDataset(rows=rows, inputs=inputs)
 
 
 def test_a_file_may_say_the_name_of_another_release(read):
