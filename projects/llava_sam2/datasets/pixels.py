@@ -11,20 +11,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+# What the released models were trained with: InternVL's tiles are resampled bicubically, SAM 2's
+# frames bilinearly; both with antialiasing (Pillow's way, to which torch's differs by rounding).
+FRAME_MODE, TILE_MODE = "bilinear", "bicubic"
 
-def resize_frames(frames: np.ndarray, size: int) -> Tensor:
+
+def resize_frames(frames: np.ndarray, size: int, *, mode: str = FRAME_MODE) -> Tensor:
     """Frames uint8 [T, H, W, 3] to a square, aspect not kept: uint8 [T, 3, size, size]."""
-    return _resize(frames, (size, size))
+    return _resize(frames, (size, size), mode)
 
 
-def _resize(frames: np.ndarray, size: tuple[int, int]) -> Tensor:
+def _resize(frames: np.ndarray, size: tuple[int, int], mode: str) -> Tensor:
     """Frames uint8 [T, H, W, 3] to uint8 [T, 3, height, width]."""
-    pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
-    if pixels.shape[-2:] == size:
-        return pixels.contiguous()
-    return F.interpolate(
-        pixels, size=size, mode="bilinear", align_corners=False, antialias=True
-    ).contiguous()
+    resized = torch.empty((len(frames), 3, *size), dtype=torch.uint8)
+    for frame, out in zip(frames, resized, strict=True):  # one by one stays within the cache
+        pixels = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None]
+        if pixels.shape[-2:] != size:
+            pixels = F.interpolate(
+                pixels, size=size, mode=mode, align_corners=False, antialias=True
+            )
+        out.copy_(pixels[0])
+    return resized
 
 
 def resize_masks(masks: np.ndarray, size: int) -> Tensor:
@@ -44,6 +51,9 @@ class Tiles(Protocol):
     size: int
     most: int  # tiles of an image at most
 
+    def count(self, height: int, width: int) -> int:
+        """Tiles of an image of this size."""
+
     def image(self, image: np.ndarray) -> Tensor:
         """An image uint8 [H, W, 3] as tiles uint8 [N, 3, size, size]."""
 
@@ -62,11 +72,14 @@ class SingleTile:
     def __repr__(self) -> str:
         return f"SingleTile({self.size})"
 
+    def count(self, height: int, width: int) -> int:
+        return 1
+
     def image(self, image: np.ndarray) -> Tensor:
-        return resize_frames(image[None], self.size)
+        return resize_frames(image[None], self.size, mode=TILE_MODE)
 
     def frames(self, frames: np.ndarray) -> Tensor:
-        return resize_frames(frames, self.size)
+        return resize_frames(frames, self.size, mode=TILE_MODE)
 
 
 class DynamicTiles:
@@ -123,18 +136,22 @@ class DynamicTiles:
                 best, nearest = (columns, rows), away
         return best
 
+    def count(self, height: int, width: int) -> int:
+        columns, rows = self.grid(width, height)
+        return columns * rows + (self.thumbnail and columns * rows > 1)
+
     def image(self, image: np.ndarray) -> Tensor:
         height, width = image.shape[:2]
         columns, rows = self.grid(width, height)
-        whole = _resize(image[None], (rows * self.size, columns * self.size))[0]
+        whole = _resize(image[None], (rows * self.size, columns * self.size), TILE_MODE)[0]
         tiles = whole.unflatten(2, (columns, self.size)).unflatten(1, (rows, self.size))
         tiles = tiles.permute(1, 3, 0, 2, 4).flatten(0, 1)  # row by row
         if self.thumbnail and len(tiles) > 1:
-            tiles = torch.cat([tiles, resize_frames(image[None], self.size)])
+            tiles = torch.cat([tiles, resize_frames(image[None], self.size, mode=TILE_MODE)])
         return tiles.contiguous()
 
     def frames(self, frames: np.ndarray) -> Tensor:
-        return resize_frames(frames, self.size)
+        return resize_frames(frames, self.size, mode=TILE_MODE)
 
 
 class HorizontalFlip:

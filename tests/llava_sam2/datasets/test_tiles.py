@@ -7,6 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from projects.llava_sam2.datasets.inputs import GroundingInputs
 from projects.llava_sam2.datasets.pixels import DynamicTiles, SingleTile, resize_frames
@@ -63,7 +64,7 @@ def test_tiles_lie_row_by_row_and_the_thumbnail_is_last():
     assert tiles.shape == (7, 3, 4, 4) and tiles.dtype == torch.uint8
     assert [int(tile[0, 3, 3]) for tile in tiles[:6]] == [10, 20, 30, 40, 50, 60]
     assert tiles[0, :, 0, 0].tolist() == [1, 2, 3]
-    assert torch.equal(tiles[6:], resize_frames(image[None], 4))
+    assert torch.equal(tiles[6:], resize_frames(image[None], 4, mode="bicubic"))
     bare = DynamicTiles(size=4, thumbnail=False).image(image)
     assert torch.equal(bare, tiles[:6])
 
@@ -100,3 +101,29 @@ def test_impossible_tiles():
             grounding_size=1024,
             max_length=3000,
         )
+
+
+@pytest.mark.parametrize("size", [(97, 161), (40, 31), (300, 64)])
+def test_pixels_are_those_of_pillow_up_to_rounding(size):
+    """Tiles as InternVL resamples them (bicubic), frames as SAM 2 does (bilinear)."""
+    rng = np.random.default_rng(1)
+    image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+    frames = np.stack([image, image[::-1]])
+    for found, frame in zip(SingleTile(size=64).frames(frames), frames, strict=True):
+        expected = Image.fromarray(frame).resize((64, 64), Image.Resampling.BICUBIC)
+        assert (
+            found.permute(1, 2, 0).int() - torch.tensor(np.array(expected)).int()
+        ).abs().max() < 3
+    for found, frame in zip(resize_frames(frames, 64), frames, strict=True):
+        expected = Image.fromarray(frame).resize((64, 64), Image.Resampling.BILINEAR)
+        assert (
+            found.permute(1, 2, 0).int() - torch.tensor(np.array(expected)).int()
+        ).abs().max() < 2
+
+
+def test_tiles_are_counted_without_pixels():
+    rng = np.random.default_rng(0)
+    for tiles in (DynamicTiles(size=4), DynamicTiles(size=4, thumbnail=False), SingleTile(size=4)):
+        for height, width in rng.integers(2, 40, (30, 2)).tolist():
+            image = np.zeros((height, width, 3), dtype=np.uint8)
+            assert tiles.count(height, width) == len(tiles.image(image)) <= tiles.most
