@@ -23,7 +23,17 @@ CONFIG = "tests/engine/dummy_config.py"
 TIMEOUT = 120.0
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["projects.common.engine.zero", "tools.train", "tools.test"])
+_CONTEXT.set_forkserver_preload(
+    [
+        "projects.common.engine.zero",
+        "tools.train",
+        "tools.test",
+        "tools.finetune_sam2",
+        "projects.sam2_video.evaluation.vos",
+        "projects.sam2_video.train_model",
+        "torch.utils.tensorboard",
+    ]
+)
 
 
 class Kill(NamedTuple):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from yapf.yapflib import yapf_api
 
 from projects.common.masks import write_palette_png
 from projects.sam2_video.finetune.yaml_page import dump_page
@@ -42,6 +43,12 @@ def write_videos(root: Path, *, binary: bool = False) -> tuple[Path, Path]:
             else:
                 write_palette_png(masks / f"v{video}" / f"{frame:05d}.png", ids)
     return images, masks
+
+
+@pytest.fixture(autouse=True)
+def _no_layout(monkeypatch):
+    """Laying out the text of a config takes half of these tests' time; processes still do it."""
+    monkeypatch.setattr(yapf_api, "FormatCode", lambda text, **options: (text, True))
 
 
 @pytest.fixture(scope="session")

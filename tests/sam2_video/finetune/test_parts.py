@@ -11,7 +11,7 @@ from projects.common.freezing import merge_lora
 from projects.sam2_video.finetune.parts import LORA_TARGETS, MODULES, adapted_sam2
 from projects.sam2_video.finetune.prepare import prepare, with_overrides
 from projects.sam2_video.finetune.yaml_page import read_page
-from projects.sam2_video.modeling.blocks import build_sam2
+from projects.sam2_video.modeling.blocks import Sam2, build_sam2
 from projects.sam2_video.modeling.config import sam2_config
 from projects.sam2_video.toy import toy_sam2
 
@@ -102,3 +102,14 @@ def test_pages_of_every_size_build(size, tiny_page, tmp_path):
     assert parts >= {"vision_encoder.backbone", "mask_decoder.transformer"}
     encoder = [name for name in trained(model) if ".vision_encoder." in name]
     assert encoder and all(".attn.qkv.lora_" in name for name in encoder)
+
+
+def test_compile_of_the_page_reaches_the_model(tiny_page, tmp_path, monkeypatch):
+    """Compiling itself takes minutes; what it changes is tested with the model."""
+    compiled = []
+    monkeypatch.setattr(Sam2, "compile_parts", lambda self: compiled.append(self))
+    for wanted in (False, True):
+        changes = {"model.compile": wanted, "output": str(tmp_path / str(wanted))}
+        run = prepare(with_overrides(read_page(tiny_page()), changes))
+        model = registry.build(plain(load_config(run.config))["model"])
+        assert compiled == ([model.sam2] if wanted else [])
