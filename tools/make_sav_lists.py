@@ -56,13 +56,17 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    settings = FactsSettings(
-        min_frames=args.min_frames,
-        step=args.step,
-        threshold=args.threshold,
-        scenes=not args.objects_only,
-    )
     try:
+        if args.top < 1:
+            raise ValueError(f"--top {args.top}: a list has at least one video")
+        settings = FactsSettings(
+            min_frames=args.min_frames,
+            step=args.step,
+            threshold=args.threshold,
+            scenes=not args.objects_only,
+            kind=args.kind,
+            ann_every=args.ann_every,
+        )
         source = SavSource(
             annotation_root=args.annotations,
             frame_root=args.frames,

@@ -95,8 +95,22 @@ def test_an_interrupted_run_goes_on(sav, tmp_path, monkeypatch):
     assert run(monkeypatch, sav, out) == 0
     assert read == [2, 3]
     assert {path.name: path.read_text() for path in out.glob("*.txt")} == whole
-    with pytest.raises(SystemExit, match="made with other settings"):
-        run(monkeypatch, sav, out, "--threshold", "0.5")
+    for changed in (("--threshold", "0.5"), ("--ann-every", "2")):
+        with pytest.raises(SystemExit, match="made with other settings"):
+            run(monkeypatch, sav, out, *changed)
+    for annotation in list(sav.glob("*_manual.json")):
+        annotation.rename(sav / annotation.name.replace("manual", "auto"))
+    with pytest.raises(SystemExit, match="made with other settings"):  # other objects
+        run(monkeypatch, sav, out, "--kind", "auto")
+
+
+@pytest.mark.parametrize(
+    "option", [("--top", "0"), ("--step", "0"), ("--threshold", "2"), ("--min-frames", "0")]
+)
+def test_numbers_that_cannot_be_meant_are_refused_first(sav, tmp_path, monkeypatch, option):
+    with pytest.raises(SystemExit, match=rf"make_sav_lists: .*{option[1]}"):
+        run(monkeypatch, sav, tmp_path / "out", *option)
+    assert not (tmp_path / "out").exists()
 
 
 def test_broken_videos_are_named_and_missing(sav, tmp_path, monkeypatch, caplog):

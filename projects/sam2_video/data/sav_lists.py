@@ -36,12 +36,23 @@ class FactsSettings:
         step: every n-th frame is compared with the one before; 4 is SA-V's annotation rate.
         threshold: of the colour distance.
         scenes: whether frames are looked at.
+        kind, ann_every: of the annotations, see ``SavSource``.
     """
 
     min_frames: int = 1
     step: int = 4
     threshold: float = THRESHOLD
     scenes: bool = True
+    kind: str = "manual"
+    ann_every: int = 4
+
+    def __post_init__(self) -> None:
+        if min(self.min_frames, self.step, self.ann_every) < 1 or not 0 <= self.threshold <= 1:
+            raise ValueError(
+                "frames and steps are at least 1 and the threshold is in 0..1, got "
+                f"min_frames {self.min_frames}, step {self.step}, ann_every {self.ann_every}, "
+                f"threshold {self.threshold}"
+            )
 
 
 def video_facts(index: int, *, source: SavSource, settings: FactsSettings) -> VideoFacts:
