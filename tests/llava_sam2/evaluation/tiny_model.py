@@ -46,6 +46,7 @@ class Script(nn.Module):
         lines = [answer.split() + ["<|im_end|>"] for answer in answers]
         self.lines = [[vocabulary[word] for word in line] for line in lines]
         self.size = len(vocabulary)
+        self.weight = torch.zeros(1)  # whose dtype hidden states are cast to
         self.step = 0
         model.mllm.model.lm_head = self
 
