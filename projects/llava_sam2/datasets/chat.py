@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from projects.common.samplers import Draw
-from projects.common.video import open_video, read_image
+from projects.common.video import image_size, open_video, read_image
 from projects.llava_sam2.datasets.frame_samplers import FrameSampler, UniformFrames
 from projects.llava_sam2.datasets.inputs import GroundingInputs, Turn
 from projects.llava_sam2.datasets.labels import Labels
@@ -60,6 +60,15 @@ class ChatDataset:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def length_of(self, index: int) -> int:
+        """Tokens of the sample, visual ones included; a video is taken to have enough frames."""
+        row = self.rows[index]
+        if row.source is None:
+            return self.inputs.length(row.turns, name=row.name)
+        if row.video:
+            return self.inputs.length(row.turns, frames=self.frames.num, name=row.name)
+        return self.inputs.length(row.turns, size=image_size(row.source), name=row.name)
 
     def __getitem__(self, draw: Draw | int) -> GroundingSample:
         draw = Draw(0, draw, 0) if isinstance(draw, int) else draw

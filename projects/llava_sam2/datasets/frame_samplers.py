@@ -13,6 +13,8 @@ import numpy as np
 
 
 class FrameSampler(Protocol):
+    num: int  # frames at most
+
     def __call__(
         self, count: int, generator: np.random.Generator, *, target: int | None = None
     ) -> list[int]: ...

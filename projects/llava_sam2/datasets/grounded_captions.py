@@ -13,7 +13,7 @@ import numpy as np
 
 from projects.common.conversation import PHRASE_END, PHRASE_START, SEG
 from projects.common.samplers import Draw
-from projects.llava_sam2.datasets.grounding import grounding_sample
+from projects.llava_sam2.datasets.grounding import grounding_sample, picture_size
 from projects.llava_sam2.datasets.inputs import GroundingInputs
 from projects.llava_sam2.datasets.rows import Row
 from projects.llava_sam2.datasets.templates import GROUNDED_CAPTION_QUESTIONS
@@ -76,6 +76,12 @@ class GroundedCaptionDataset:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def length_of(self, index: int) -> int:
+        """Tokens of a sample of this row, visual ones included."""
+        caption = self.rows[index]
+        turns = [(self.questions[0], caption.answer())]
+        return self.inputs.length(turns, size=picture_size(caption.row), name=caption.row.name)
 
     def __getitem__(self, draw: Draw | int) -> GroundingSample:
         draw = Draw(0, draw, 0) if isinstance(draw, int) else draw

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from projects.common.samplers import Draw
+from projects.common.video import image_size
 from projects.llava_sam2.datasets.frame_samplers import FrameSampler, UniformFrames
 from projects.llava_sam2.datasets.inputs import GroundingInputs, Turn
 from projects.llava_sam2.datasets.pixels import HorizontalFlip
@@ -88,6 +89,19 @@ class GroundingDataset:
         ]
         return grounding_sample(row, frames, masks, turns, inputs=self.inputs, task=self.task)
 
+    def length_of(self, index: int) -> int:
+        """Tokens of a sample of this row, visual ones included; it depends little on the draw."""
+        row, generator = self.rows[index], np.random.default_rng(0)
+        turns = [
+            self.templates.draw(e.text, generator, present=bool(e.objects))
+            for e in self._choose(row.expressions, generator)
+        ]
+        if row.frames is None:
+            return self.inputs.length(turns, size=picture_size(row), name=row.name)
+        # other rows would open their video to count its frames
+        frames = min(len(row), self.frames.num) if isinstance(row, Row) else self.frames.num
+        return self.inputs.length(turns, frames=frames, name=row.name)
+
     def _choose(
         self, expressions: Sequence[Expression], generator: np.random.Generator
     ) -> list[Expression]:
@@ -96,6 +110,11 @@ class GroundingDataset:
             number = min(number, len(expressions))
         picks = generator.choice(len(expressions), size=number, replace=self.with_repetition)
         return [expressions[int(pick)] for pick in picks]
+
+
+def picture_size(row: Row) -> tuple[int, int]:
+    """(height, width) of an image, from its annotation or from the head of its file."""
+    return row.size or image_size(row.source)
 
 
 def grounding_sample(

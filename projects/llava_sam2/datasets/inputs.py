@@ -107,6 +107,31 @@ class GroundingInputs:
             name=name,
         )
 
+    def length(
+        self,
+        turns: Sequence[Turn],
+        *,
+        size: tuple[int, int] | None = None,
+        frames: int | None = None,
+        name: str,
+        region_tokens: Sequence[int] = (),
+    ) -> int:
+        """Tokens that :meth:`conversation` will have, visual ones included; no pixel is read.
+
+        Args:
+            size: (height, width) of the image that it is about.
+            frames: or the number of frames of the video. Neither: words alone.
+        """
+        tiles = frames or (0 if size is None else self.tiles.count(*size))
+        encoded = self.conversation(
+            turns,
+            tiles=tiles,
+            video=frames is not None,
+            name=name,
+            region_tokens=region_tokens,
+        )
+        return len(encoded.input_ids)
+
     def prompt(
         self,
         question: str,

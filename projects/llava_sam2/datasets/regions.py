@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from projects.common.conversation import REGION_PLACEHOLDER
 from projects.common.samplers import Draw
+from projects.llava_sam2.datasets.grounding import picture_size
 from projects.llava_sam2.datasets.inputs import GroundingInputs, Turn
 from projects.llava_sam2.datasets.pixels import DynamicTiles
 from projects.llava_sam2.datasets.rows import Row
@@ -76,6 +77,20 @@ class RegionDataset:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def length_of(self, index: int) -> int:
+        """Tokens of a sample of this row, visual ones included; regions by their box."""
+        region_row = self.rows[index]
+        row = region_row.row
+        height, width = picture_size(row)
+        boxes = [track.box(0) or (0, 0, 0, 0) for track in row.objects]
+        shares = [(x2 - x1) * (y2 - y1) / (height * width) for x1, y1, x2, y2 in boxes]
+        return self.inputs.length(
+            self._turns(region_row, np.random.default_rng(0)),
+            size=(height, width),
+            name=row.name,
+            region_tokens=[max(1, round(share * self.grid**2)) for share in shares],
+        )
 
     def __getitem__(self, draw: Draw | int) -> GroundingSample:
         draw = Draw(0, draw, 0) if isinstance(draw, int) else draw

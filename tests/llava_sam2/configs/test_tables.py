@@ -138,6 +138,10 @@ def test_an_entry_reads_what_the_toy_world_wrote(name, world, tree):
     cfg = entries(tree)[name]
     dataset = registry.build({**cfg, "inputs": inputs_for(name, world)})
     samples = [dataset[index] for index in range(min(2, len(dataset)))]
+    if dataset.task in ("segment", "chat"):
+        lengths = [dataset.length_of(index) for index in range(len(samples))]
+        drawn = [len(sample.input_ids) for sample in samples]
+        assert all(abs(a - b) <= 0.25 * b for a, b in zip(lengths, drawn, strict=True))
     batch = collate(samples)
     assert batch.task == dataset.task and len(batch.names) == len(samples)
     for sample in samples:

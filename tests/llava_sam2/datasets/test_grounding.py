@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from projects.common.conversation import IGNORE_INDEX, SEG
+from projects.common.engine.loader import build_train_loader
 from projects.common.samplers import Draw
 from projects.llava_sam2.datasets.chat import ChatDataset, listing_rows
 from projects.llava_sam2.datasets.frame_samplers import FirstFrames, UniformFrames
@@ -217,3 +218,35 @@ def test_listing_captions_read_left_to_right(inputs, image_rows):
     assert words(inputs, supervised) == "the left square , the right circle <|im_end|>".split()
     assert (sample.task, sample.masks, sample.grounding_frames) == ("chat", None, None)
     assert sample.pixel_values.shape == (1, 3, 16, 16)
+
+
+def test_lengths_are_those_of_the_samples_and_read_no_pixels(image_rows, video_rows, inputs):
+    """With one phrasing and all expressions, the length is exact."""
+    for rows in (image_rows, video_rows):
+        data = dataset(rows, inputs, frames=UniformFrames(num=2), expressions=5)
+        drawn = [len(data[index].input_ids) for index in range(len(data))]
+        for row in rows:
+            for file in [row.source] if row.frames is None else row.source.iterdir():
+                file.unlink()
+        assert [data.length_of(index) for index in range(len(data))] == drawn
+        assert len(set(drawn)) > 1
+
+
+def test_a_loader_groups_samples_by_their_lengths(image_rows, inputs):
+
+    many = [image_rows[number % 2] for number in range(64)]
+    entry = {"dataset": dataset(many, inputs, expressions=5)}
+    loader = build_train_loader(
+        datasets=[entry],
+        batch_size=4,
+        collate=list,
+        max_steps=16,
+        max_epochs=None,
+        seed=0,
+        rank=0,
+        world_size=1,
+        group_by_length=True,
+    )
+    batches = [[len(sample.input_ids) for sample in item["batch"]] for item in loader]
+    assert all(len(set(lengths)) == 1 for lengths in batches)
+    assert len({lengths[0] for lengths in batches}) == 2
