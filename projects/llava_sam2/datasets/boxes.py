@@ -17,6 +17,7 @@ from projects.common.samplers import Draw
 from projects.llava_sam2.datasets.box_rows import object_boxes
 from projects.llava_sam2.datasets.box_text import Box, box_text
 from projects.llava_sam2.datasets.frame_samplers import FrameSampler, UniformFrames
+from projects.llava_sam2.datasets.grounding import picture_size
 from projects.llava_sam2.datasets.inputs import GroundingInputs
 from projects.llava_sam2.datasets.pixels import HorizontalFlip
 from projects.llava_sam2.datasets.rows import Expression, Row
@@ -30,6 +31,7 @@ BOX_QUESTIONS = (
     f"{SPATIAL} I am looking for {{expression}}. Tell me the coordinates of its box.",
     f"{SPATIAL} Find {{expression}} and put a box around it.",
 )
+_ANY_BOX: Box = (0.123, 0.123, 0.456, 0.456)
 _SPELT = "<box>0.123,0.456,0.789,0.999</box>"
 
 
@@ -77,6 +79,22 @@ class BoxDataset:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def length_of(self, index: int) -> int:
+        """Tokens of a sample of this row, as if each of its things were on every frame; a draw has
+        other words, and ``<no_box>`` where something is absent."""
+        row, video = self.rows[index], self.rows[index].frames is not None
+        frames = min(len(row), self.frames.num) if video else 1
+        turns = [
+            (
+                ask(self.questions[0], expression.text),
+                box_text([[_ANY_BOX] * len(expression.objects or ())] * frames, video=video),
+            )
+            for expression in row.expressions[: self.expressions]
+        ]
+        if video:
+            return self.inputs.length(turns, frames=frames, name=row.name)
+        return self.inputs.length(turns, size=picture_size(row), name=row.name)
 
     def __getitem__(self, draw: Draw | int) -> GroundingSample:
         draw = Draw(0, draw, 0) if isinstance(draw, int) else draw

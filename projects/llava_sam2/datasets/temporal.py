@@ -25,7 +25,7 @@ from projects.common.conversation import (
 )
 from projects.common.samplers import Draw
 from projects.llava_sam2.datasets.frame_samplers import FrameSampler, UniformFrames
-from projects.llava_sam2.datasets.temporal_row import TemporalRow, read_features
+from projects.llava_sam2.datasets.temporal_row import TemporalRow, read_features, row_seconds
 from projects.llava_sam2.structures import GroundingSample
 
 POSITIONS = 100  # what two digits can say
@@ -166,6 +166,13 @@ class TemporalDataset:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def length_of(self, index: int) -> int:
+        """Tokens of a sample of this row; its features are not read."""
+        row, inputs = self.rows[index], self.inputs
+        frames = min(round(row_seconds(row, inputs.fps) * inputs.fps), inputs.frames.num)
+        encoded = inputs.conversation(row, span_text(0, 0), question=0, frames=frames)
+        return len(encoded.input_ids)
 
     def __getitem__(self, draw: Draw | int) -> GroundingSample:
         draw = Draw(0, draw, 0) if isinstance(draw, int) else draw

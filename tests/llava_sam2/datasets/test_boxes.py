@@ -255,6 +255,19 @@ def test_an_image_ends_in_its_own_token(tmp_path, inputs):
     assert words[-len(expected) :].count("<SPATIAL>") == 1 and "blue" in words
 
 
+def test_lengths_are_those_of_samples(tmp_path, inputs):
+    for rows in (
+        refcoco_rows(**tiny.write_refcoco(tmp_path / "images"), split="train"),
+        box_rows(**write_boxes(tmp_path / "mevis")),
+    ):
+        dataset = BoxDataset(rows=rows, inputs=inputs, questions=[QUESTION], expressions=9)
+        for index in range(len(rows)):
+            drawn = len(dataset[index].input_ids)
+            # a thing that is absent from a frame takes one token in place of up to 24
+            absent = 0 if rows[index].frames is None else 24 * len(rows[index]) * 2
+            assert drawn <= dataset.length_of(index) <= drawn + absent
+
+
 def test_a_mirrored_sample_has_mirrored_boxes(tmp_path, inputs):
     rows = refcoco_rows(**tiny.write_refcoco(tmp_path), split="train")
     plain, flipped = (

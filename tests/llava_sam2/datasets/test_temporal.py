@@ -244,6 +244,15 @@ def test_the_positions_of_the_answer_are_start_and_end(charades, make_inputs, to
             assert (int(shown[first]), int(shown[last])) == expected[index]
 
 
+def test_lengths_are_those_of_samples(charades, make_inputs):
+    dataset = TemporalDataset(rows=charades_rows(**charades), inputs=make_inputs())
+    assert [dataset.length_of(n) for n in range(3)] == [len(dataset[n].input_ids) for n in range(3)]
+    save_features(charades["feature_root"], "CCCCC", 30)
+    row = row_of(charades["feature_root"] / "CCCCC.pt", 0.5, 2.1, None)
+    short = TemporalDataset(rows=[row], inputs=make_inputs())
+    assert short.length_of(0) == len(short[0].input_ids) < dataset.length_of(0)
+
+
 def test_a_short_video_is_seen_whole(tmp_path, make_inputs, tokenizer):
     save_features(tmp_path, "AAAAA", 30)
     dataset = TemporalDataset(
