@@ -56,10 +56,13 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         epilog="Values of the command line go before those of the page.",
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--create-config", metavar="FILE", help="write a commented page and stop")
+    what.add_argument(
+        "--create-config", metavar="FILE", help="write a commented page of every key, and stop"
+    )
     what.add_argument("--config", metavar="FILE", help="the page to train")
     for flag, (key, kind, text) in FLAGS.items():
-        parser.add_argument(f"--{flag}", dest=key, type=kind, help=f"{text} ({key})")
+        meta = "N" if kind is not str else "PATH"
+        parser.add_argument(f"--{flag}", dest=key, type=kind, metavar=meta, help=f"{text} ({key})")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="any other key: prompts.box=0.2"
     )

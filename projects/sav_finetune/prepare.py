@@ -145,8 +145,10 @@ def _number_mistakes(options: argparse.Namespace) -> list[str]:
         for name in names
         if getattr(options, name) is not None and getattr(options, name) < 1
     ]
-    if options.num_workers is not None and options.num_workers < 0:
-        found.append(f"--num-workers: {options.num_workers} must be at least 0")
+    for name in ("num_workers", "seed"):
+        value = getattr(options, name)
+        if value is not None and value < 0:
+            found.append(f"--{name.replace('_', '-')}: {value} must be at least 0")
     if options.image_size is not None and (options.image_size < 32 or options.image_size % 32):
         found.append(f"--image-size: {options.image_size} is not a positive multiple of 32")
     return found
@@ -218,9 +220,14 @@ def _config_mistakes(cfg: Config, options: argparse.Namespace) -> list[str]:
 
 def _source_mistakes(cfg: Config) -> list[str]:
     """Videos and annotations that are not there or do not belong together."""
-    try:
-        source = build(plain(cfg)["train_dataloader"]["datasets"][0]["dataset"]["source"])
-        source[0]  # reads one annotation and looks at its frames
-    except (FileNotFoundError, ValueError) as error:
-        return [f"--train-annotations: {error}"]
-    return []
+    tree = plain(cfg)
+    sources = {"train": tree["train_dataloader"]["datasets"][0]["dataset"]["source"]}
+    if "val" in tree.get("benchmarks", {}):
+        sources["val"] = tree["benchmarks"]["val"]["source"]
+    found = []
+    for name, source in sources.items():
+        try:
+            build(source)[0]  # reads one annotation and looks at its frames
+        except (FileNotFoundError, ValueError) as error:
+            found.append(f"--{name}-annotations: {error}")
+    return found

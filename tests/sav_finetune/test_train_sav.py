@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -59,6 +60,7 @@ def test_all_mistakes_at_once_and_nothing_is_written(sav, tmp_path):
         *("--train-frames", str(tmp_path / "nowhere"), "--train-annotations", str(sav / "train")),
         *("--checkpoint", str(tmp_path / "sam2.1_hiera_small.pt"), "--file-list", "no_list.txt"),
         *("--experiment-dir", str(tmp_path / "run"), "--gpus", "0", "--image-size", "100"),
+        *("--seed", "-1"),
         *("--partition", "gpu", "--num-nodes", "2", "--val-frames", str(sav)),
         *("--cfg-options", "train_dataloader.bach_size=2"),
     )
@@ -66,6 +68,7 @@ def test_all_mistakes_at_once_and_nothing_is_written(sav, tmp_path):
     assert starts == [
         "--checkpoint",
         "--gpus",
+        "--seed",
         "--image-size",
         "--train-frames",
         "--file-list",
@@ -87,6 +90,19 @@ def test_annotations_without_their_video(options, sav, tmp_path):
     (tmp_path / "list.txt").write_text("sav_000000\nsav_777777\n")
     (line,) = mistakes(*options, "--file-list", str(tmp_path / "list.txt"))
     assert line.startswith("--train-annotations: ") and "sav_777777_manual.json" in line
+
+
+def test_masks_of_a_validation_set_without_their_frames(options, sav, tmp_path):
+    """Found before the training and not at its first validation."""
+    validation = sav / "sav_val"
+    (video,) = (validation / "Annotations_6fps").iterdir()
+    copy = tmp_path / "masks"
+    shutil.copytree(video.parent, copy)
+    mask = next((copy / video.name).rglob("*.png"))
+    mask.rename(mask.with_name("77777.png"))
+    places = ["--val-frames", str(validation / "JPEGImages_24fps"), "--val-annotations", str(copy)]
+    (line,) = mistakes(*options, *places)
+    assert line.startswith("--val-annotations: 1 annotated frames of video") and "77777" in line
 
 
 def test_dry_run_shows_the_command_and_writes_nothing(options, tmp_path, capsys):
