@@ -22,6 +22,8 @@ from typing import Any
 
 import torch
 
+logger = logging.getLogger(__name__)
+
 CLOCKS = {"cpu": time.process_time, "wall": time.perf_counter}
 PROC = Path("/proc/self")
 
@@ -205,7 +207,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     if not rows:
         raise ValueError("a table wants at least one row")
     columns = list(rows[0])
-    cells = [columns] + [[cell(row[column]) for column in columns] for row in rows]
+    cells = [columns] + [[_cell(row[column]) for column in columns] for row in rows]
     widths = [max(len(line[place]) for line in cells) for place in range(len(columns))]
     lines = []
     for line in cells:
@@ -215,8 +217,12 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def cell(value: Any) -> str:
-    """A figure as tables show it."""
+def log_row(row: dict[str, Any]) -> None:
+    """Log a row when it is measured, so that a bench that is stopped was not for nothing."""
+    logger.info("%s", ", ".join(f"{name} {_cell(value)}" for name, value in row.items()))
+
+
+def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3f}" if 0.01 <= abs(value) < 1000 else f"{value:.3g}"
     return str(value)

@@ -10,7 +10,6 @@ that autograd holds for backward. ``--device cuda`` runs in bfloat16 and takes p
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -34,8 +33,6 @@ from projects.sam2_video.train_model import TrainingUnroll  # noqa: E402
 from tests.sam2_video.meta_reference import build_meta, randomise  # noqa: E402
 from tests.sam2_video.meta_training import meta_loss, meta_steps  # noqa: E402
 from tools.bench import common  # noqa: E402
-
-logger = logging.getLogger(__name__)
 
 PROMPTS = {
     "mask": PromptPlan(conditioning=(0,), mask_prompts=True),
@@ -125,7 +122,7 @@ def compare(arguments: argparse.Namespace, frames: int, objects: int, prompt: st
         row |= dict(memory_ratio=held / reference_held, loss_differs=agreement)
         if device == "cuda":
             row |= {f"{n}_peak_mib": _peak(r) for n, r in (("ours", run), ("meta", reference[1]))}
-        logger.info("%s", ", ".join(f"{name} {common.cell(value)}" for name, value in row.items()))
+        common.log_row(row)
         rows.append(row)
     return rows
 

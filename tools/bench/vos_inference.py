@@ -123,7 +123,7 @@ def time_row(both: Both, folder: Path, objects: int, args: argparse.Namespace) -
     frame = args.frames - 2
     ours = both.operations(both.run_ours, *given, frame=frame)
     meta = both.operations(both.run_meta, *given, frame=frame)
-    return {
+    row = {
         "objects": objects,
         **pairs.summary("ours", "meta"),
         "ours_fps": args.frames / min(pairs.first),
@@ -132,6 +132,8 @@ def time_row(both: Both, folder: Path, objects: int, args: argparse.Namespace) -
         "ops_ratio": meta / ours,
         "min_iou": same,
     }
+    common.log_row(row)
+    return row
 
 
 def memory_rows(place: Path, args: argparse.Namespace) -> list[dict]:
@@ -144,6 +146,7 @@ def memory_rows(place: Path, args: argparse.Namespace) -> list[dict]:
             command += ["--measure", name, str(place / str(length)), str(place / "clip")]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             row[f"{name}_MiB"] = float(done.stdout.split()[-1])
+        common.log_row(row)
         rows.append(row)
     return rows
 
