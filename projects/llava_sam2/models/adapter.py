@@ -150,6 +150,17 @@ class LanguageAdapter(nn.Module, ABC):
         pixels = (pixel_values.float() / 255 - self.mean.float()) / self.std.float()
         return self.encode_pixels(pixels.to(self.model.dtype))
 
+    def words(self, input_ids: Tensor) -> Tensor:
+        """Embeddings ``[..., D]``, as precise as the decoder layers: a table that trains is
+        float32 (see :class:`projects.llava_sam2.models.sa2va.Sa2VA`) beside frozen bfloat16."""
+        embeddings = self.model.get_input_embeddings()(input_ids)
+        return embeddings.to(self.language_model.norm.weight.dtype)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states ``[..., D]`` to the vocabulary."""
+        head = self.model.lm_head
+        return head(hidden.to(head.weight.dtype))
+
     def embed(
         self,
         input_ids: Tensor,
@@ -230,7 +241,7 @@ class LanguageAdapter(nn.Module, ABC):
         supervised = labels[:, 1:] != IGNORE_INDEX
         return self.cross_entropy(
             self.model.lm_head,
-            hidden[:, :-1][supervised],
+            hidden[:, :-1][supervised].to(self.model.lm_head.weight.dtype),
             labels[:, 1:][supervised],
             mean_count=mean_count,
         )
@@ -294,7 +305,7 @@ class LanguageAdapter(nn.Module, ABC):
         return start > end
 
     def _fuse(self, input_ids: Tensor, visual: VisualTokens | None) -> Tensor:
-        embeddings = self.model.get_input_embeddings()(input_ids)
+        embeddings = self.words(input_ids)
         if visual is None:
             return self._touch_vision(embeddings)
         tokens = visual.tokens[:, : self.hidden_size].to(embeddings)

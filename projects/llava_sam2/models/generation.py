@@ -112,7 +112,7 @@ def generate(
                 answer.hidden.append(state)
         if step == max_new_tokens:
             break
-        tokens = _choose(mllm.model.lm_head(hidden), temperature, top_p, generator)
+        tokens = _choose(mllm.logits(hidden), temperature, top_p, generator)
         for answer, token in zip(answers, tokens.tolist(), strict=True):
             if not answer.stopped:
                 answer.add(token)
@@ -121,7 +121,7 @@ def generate(
             break
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         inputs = {
-            "inputs_embeds": mllm.model.get_input_embeddings()(tokens.unsqueeze(1)),
+            "inputs_embeds": mllm.words(tokens.unsqueeze(1)),
             "attention_mask": mask,
             # a prompt ends in text, whose positions count on
             "position_ids": inputs["position_ids"][..., -1:] + 1,

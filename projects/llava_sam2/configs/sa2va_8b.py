@@ -1,0 +1,15 @@
+"""Sa2VA-8B: InternVL2.5-8B (InternLM2.5-7B) and SAM 2.1 large."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .sa2va_4b import *  # noqa: F403
+
+_folder, _template = "pretrained_models/InternVL2_5-8B", "internlm2_chat"
+model["mllm"]["tokenizer"].update(path=_folder)  # noqa: F405
+_language = dict(template=_template, tokenizer=model["mllm"]["tokenizer"])  # noqa: F405
+model["mllm"].update(path=_folder, **_language)  # noqa: F405
+model["heads"]["segment"]["projector"].update(hidden=4096)  # noqa: F405
+for _entry in [*train_dataloader["datasets"], *benchmarks.values()]:  # noqa: F405
+    _inputs = (_entry.get("dataset") or _entry["respond"])["inputs"]
+    _inputs.get("inputs", _inputs).update(**_language)
