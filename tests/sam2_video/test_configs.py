@@ -204,6 +204,60 @@ def test_the_recipe_in_figures():
     assert mose["dataset"] == dataset and sav["dataset"]["transforms"] == dataset["transforms"]
 
 
+FLIP, AFFINE, GREY = ("HorizontalFlip", 0.5), ("RandomAffine", 25, 20), ("RandomGrayscale", 0.05)
+SQUARE = ("ResizeSquare", 1024)
+
+
+def in_figures(transform: Any) -> tuple:
+    """Name and numbers of a built transform."""
+    name, is_per_frame = type(transform).__name__, getattr(transform, "per_frame", False)
+    numbers = {
+        "HorizontalFlip": lambda: (transform.probability,),
+        "RandomGrayscale": lambda: (transform.probability,),
+        "RandomAffine": lambda: (transform.degrees, transform.shear),
+        "ResizeSquare": lambda: (transform.size,),
+        "ColorJitter": lambda: tuple(strength for _, _, strength in transform.strengths),
+    }
+    return (name, *numbers[name](), *(["per frame"] if is_per_frame else []))
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_every_leaf_has_the_figures_of_the_recipe(name):
+    """Stated here once more, by hand: what the reference runs use."""
+    tree = plain(load(name))
+    optimizer = dict(tree["optim_wrapper"]["optimizer"])
+    assert optimizer.pop("type").__name__ == "AdamW"
+    assert optimizer == dict(lr=5e-6, betas=(0.9, 0.999), weight_decay=0.1)
+    assert tree["optim_wrapper"]["clip_grad"] == dict(max_norm=0.1)
+    assert tree["optim_wrapper"]["paramwise_cfg"] == dict(layer_decay=0.9, encoder_lr_mult=0.6)
+    assert (tree["precision"], tree["train_cfg"]["max_epochs"]) == (
+        "bf16",
+        4 if "image_and_video" in name else 40,
+    )
+    loss = dict(tree["model"]["unroll"]["loss"])
+    del loss["type"]
+    assert loss == dict(
+        mask_weight=20, dice_weight=1, iou_weight=1, class_weight=1,
+        focal_alpha=0.25, focal_gamma=2, class_alpha=None, class_gamma=0,
+    )  # fmt: skip
+    clips = {"SavSource": (8, 3, 1), "PaletteSource": (8, 3, 1), "Sa1bSource": (1, 3, 1)}
+    for entry in tree["train_dataloader"]["datasets"]:
+        dataset = entry["dataset"]
+        sampler = registry.build(dataset["sampler"])
+        taken = (sampler.num_frames, sampler.max_objects, sampler.stride)
+        source = dataset["source"]["type"].__name__
+        assert taken == ((30, 2, 2) if name == SEC else clips[source])
+        transforms = [in_figures(registry.build(t)) for t in dataset["transforms"]]
+        assert transforms == [
+            FLIP,
+            AFFINE,
+            SQUARE,
+            ("ColorJitter", 0.1, 0.03, 0.03, 0),
+            GREY,
+            ("ColorJitter", 0.1, 0.05, 0.05, 0, "per frame"),
+        ]
+
+
 @pytest.mark.parametrize(
     ("gigabytes", "checkpointing", "split", "chunk"),
     [("80", False, None, None), ("40", True, None, None), ("16", True, 4, None), ("8", True, 1, 1)],
