@@ -110,7 +110,9 @@ def test_the_command_reads_names_and_each_benchmarks_data_once(tmp_path, monkeyp
     assert list(rows) == ["refcoco", "val"]
     assert rows["refcoco"]["counts"]["images"] == 2 and rows["refcoco"]["samples_per_second"] > 0
     assert rows["val"]["counts"]["expressions"] == 2
-    head = capsys.readouterr().out.splitlines()[0].split()
+    said = capsys.readouterr().out
+    assert "refcoco, not as published:\n  2 images, published are 16994\n" in said
+    head = said.splitlines()[0].split()
     assert head[:5] == ["dataset", "type", "records", "images", "frames"] and "tokens" in head
     picture = tmp_path / "refcoco" / "images" / "im_3.jpg"
     picture.write_bytes(picture.read_bytes()[:100])
