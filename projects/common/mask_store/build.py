@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 SUFFIX = ".masks"
 CACHE_VARIABLE = "MASK_STORE_CACHE"
-_BATCH = 1 << 22  # characters measured at once
+_BATCH = 1 << 16  # characters measured at once: what the caches hold
 _LARGE = 1 << 26  # bytes from which the conversion is worth a message
 
 
@@ -170,8 +170,8 @@ class _Writer:
             self._texts.append(text)
             self._waiting.append((height, width, broken))
             self._characters += len(text)
-        if self._characters >= _BATCH:
-            self._flush()
+            if self._characters >= _BATCH:
+                self._flush()
 
     def tables(self, source: Path) -> dict[str, np.ndarray]:
         self._flush()
