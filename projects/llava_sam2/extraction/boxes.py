@@ -44,7 +44,7 @@ def boxes_of_dictionary(source: Path, out: Path) -> Made:
     """
     store = open_masks(source)
     found: dict[str, Boxes] = {}
-    with Progress(total=len(store), description=f"boxes of {source.parent.name}") as progress:
+    with Progress(total=len(store), description=out.name) as progress:
         for key in store.keys():  # noqa: SIM118  (a store is no dict)
             track = store[key]
             found[key] = [_listed(track.box(frame)) for frame in range(len(track))]
@@ -81,7 +81,7 @@ def boxes_of_ref_ytvos(
     rows = ref_ytvos_rows(root=root, split="train", masks=masks, on_bad_row=on_bad_row)
     by_expression: dict[str, Boxes] = {}
     failures = []
-    with Progress(total=len(rows), description="boxes of Ref-YouTube-VOS") as progress:
+    with Progress(total=len(rows), description=out.name) as progress:
         for outcome in map_files(_row_boxes, rows, workers=workers):
             by_expression |= outcome.result or {}
             failures += [outcome.error] if outcome.error is not None else []
