@@ -304,6 +304,11 @@ def check_place(folder: Path, force: bool) -> None:
 def _check(model: Sa2VA, folder: Path, layout: str, keep_lora: bool, force: bool) -> None:
     if layout not in LAYOUTS:
         raise ValueError(f"unknown layout {layout!r}; choose one of {', '.join(LAYOUTS)}")
+    if not isinstance(model.mllm, InternVL):
+        raise ValueError(
+            f"a {type(model.mllm).__name__} has no folder layout for grounded models, InternVL "
+            "has: train on, or ask it, from its config and work dir"
+        )
     check_place(folder, force)
     if keep_lora and layout == "original":
         raise ValueError(

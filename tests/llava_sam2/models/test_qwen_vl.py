@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     PreTrainedTokenizerFast,
@@ -22,6 +25,7 @@ from projects.common.conversation import (
     prompt_ids,
     token_id,
 )
+from projects.llava_sam2.hf.qwen_vl import qwen_vl_from_folder
 from projects.llava_sam2.models.qwen2_5_vl import Qwen2_5VL
 from projects.llava_sam2.models.qwen3_vl import Qwen3VL
 from projects.llava_sam2.models.visual_tokens import grid_positions
@@ -322,3 +326,30 @@ def test_numpy_frames_are_what_the_processor_would_see(mllm):
     std = torch.tensor(mllm.image_std).view(1, 3, 1, 1)
     patches = mllm._patches((tile / 255 - mean) / std)
     torch.testing.assert_close(patches, processed(mllm, tile)["pixel_values"], rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_released_folder_loads_whole_or_not_at_all(mllm, tmp_path):
+    folder = tmp_path / "qwen"
+    mllm.model.save_pretrained(folder)
+    mllm.tokenizer.save_pretrained(folder)
+    loaded = qwen_vl_from_folder(path=folder, tile_size=40, dtype="float32").eval()
+    assert (type(loaded), loaded.template) == (type(mllm), mllm.template)
+    sample = make_sample(mllm, 1)
+    ids, mask = sample.input_ids[None], torch.ones(1, len(sample.input_ids)).bool()
+    torch.testing.assert_close(
+        loaded(ids, mask, sample.pixel_values), mllm(ids, mask, sample.pixel_values)
+    )
+    state = load_file(folder / "model.safetensors")
+    lost = next(key for key in state if key.endswith("layers.1.mlp.up_proj.weight"))
+    del state[lost]
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="layers.1.mlp.up_proj.weight"):
+        qwen_vl_from_folder(path=folder, tile_size=40, dtype="float32")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
+    with pytest.raises(ValueError, match="is of a 'llama'; wanted is one of qwen2_5_vl, qwen3_vl"):
+        qwen_vl_from_folder(path=folder)
+    (folder / "config.json").write_text(json.dumps(config | {"image_token_id": 3}))
+    with pytest.raises(ValueError, match="and 3 of the weights"):
+        qwen_vl_from_folder(path=folder)
