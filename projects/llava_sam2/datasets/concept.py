@@ -105,6 +105,8 @@ class ConceptDataset:
             ) from error
         references = self.frames.of_object(visible, start, target, generator)
         shown = [Shown(frame, key) for frame in references]
+        if not self.frames.noise_fits(shown):  # the areas of all objects take their time
+            return shown, target
         others = {other: frames_of(video, other)[1] for other in video.objects if other != key}
         return self.frames.with_noise(shown, others, target, generator), target
 

@@ -96,6 +96,10 @@ class ConceptDraw:
         chosen = [int(frame) for frame in generator.choice(frames, size=number, replace=False)]
         return sorted(chosen) if self.references == "earlier" else chosen
 
+    def noise_fits(self, shown: Sequence[Shown]) -> bool:
+        """Whether there are references enough for one of them to be noise."""
+        return self.max_noise_objects > 0 and len(shown) > 2
+
     def with_noise(
         self,
         shown: Sequence[Shown],
@@ -113,15 +117,14 @@ class ConceptDraw:
             others = {key: [f for f in frames if f < target] for key, frames in others.items()}
         keys = [key for key, frames in others.items() if frames]
         objects = int(generator.integers(0, min(self.max_noise_objects, len(keys)) + 1))
-        most = (len(shown) - 1) // 2
-        if not objects or not most:
+        if not objects or not self.noise_fits(shown):
             return list(shown)
         noise = [
             Shown(int(frame), key)
             for key in generator.choice(keys, size=objects, replace=False).tolist()
             for frame in self._some(others[key], generator)
         ]
-        most = min(most, len(noise))
+        most = min((len(shown) - 1) // 2, len(noise))
         number = int(generator.integers(1, most + 1))
         places = 1 + generator.choice(len(shown) - 1, size=number, replace=False)
         noisy = list(shown)
