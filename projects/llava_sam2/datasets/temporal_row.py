@@ -94,15 +94,23 @@ class RowCollector:
 
     Args:
         slack: seconds by which an end may lie behind the video's.
+        tolerance: seconds by which features may disagree with an annotated duration.
     """
 
     def __init__(
-        self, file: Path, feature_root: Path, fps: float | None, slack: float, on_bad_row: str
+        self,
+        file: Path,
+        feature_root: Path,
+        fps: float | None,
+        slack: float,
+        on_bad_row: str,
+        tolerance: float = TOLERANCE,
     ) -> None:
         self.errors = RowErrors(file, on_bad_row)
         self.rows: list[TemporalRow] = []
         self.feature_root = feature_root
         self.slack = slack
+        self.tolerance = tolerance
         self.fps = _known_rate(feature_root, fps)
         self._counts: dict[str, int] = {}
 
@@ -129,10 +137,10 @@ class RowCollector:
                 raise ValueError("empty query")
             if not features.is_file():
                 raise ValueError(f"no features {features}")
-            if duration is None:
-                self._check_behind(video, start, end)
-            else:
+            if duration is not None:
                 end = self._within(start, end, duration)
+            if self.fps is not None:
+                self._check_features(video, start, end, duration)
         except ValueError as error:
             self.errors.add(where, str(error))
             return
@@ -151,12 +159,15 @@ class RowCollector:
             raise ValueError(f"{start} to {end} s lies outside of the video's {duration} s")
         return min(end, duration)
 
-    def _check_behind(self, video: str, start: float, end: float) -> None:
+    def _check_features(self, video: str, start: float, end: float, duration: float | None) -> None:
         """Where the rate is known, the number of features says how long a video is."""
-        if self.fps is None:
-            return
         seconds = count_frames(self.feature_root, video) / self.fps
-        if start >= seconds or end > seconds + self.slack:
+        if duration is not None and abs(seconds - duration) > self.tolerance:
+            raise ValueError(
+                f"its features cover {seconds:.1f} s, its annotation says {duration} s; another "
+                "cut of the video, or another rate (fps)"
+            )
+        if duration is None and (start >= seconds or end > seconds + self.slack):
             raise ValueError(
                 f"{start} to {end} s lies outside of the {seconds:.1f} s that its features cover"
             )

@@ -38,6 +38,7 @@ def charades_rows(
     feature_root: str | Path,
     fps: float | None = None,
     slack: float = 1.0,
+    tolerance: float = TOLERANCE,
     on_bad_row: str = "error",
 ) -> list[TemporalRow]:
     """Rows of Charades-STA: text lines ``VIDEO start end##sentence.``, times in seconds.
@@ -47,11 +48,13 @@ def charades_rows(
         durations: Charades' table ``Charades_v1_*.csv`` with the columns ``id`` and ``length``;
             None takes the number of features for the length.
         feature_root: folder of the feature files.
-        fps: frames a second of the features, for rows without a duration: a query that lies behind
-            the features is then a bad record. Where the folder has a note on how it was made, the
-            rate stands there; without either, a sample finds out when it is read.
+        fps: frames a second of the features: a query that lies behind them, or a video of another
+            length than its annotation says, is then a bad record. Where the folder has a note on
+            how it was made, the rate stands there; without either, a sample finds out when it is
+            read.
         slack: an end that lies up to so many seconds behind the end of the video is moved there;
             annotators overshoot a little.
+        tolerance: seconds by which features may disagree with the table of lengths.
         on_bad_row: "error" raises with all bad records; "skip" leaves them out with a count.
 
     Raises:
@@ -61,7 +64,7 @@ def charades_rows(
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; check the data root")
     lengths = None if durations is None else _read_lengths(Path(durations))
-    collector = RowCollector(file, Path(feature_root), fps, slack, on_bad_row)
+    collector = RowCollector(file, Path(feature_root), fps, slack, on_bad_row, tolerance)
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip():
             continue

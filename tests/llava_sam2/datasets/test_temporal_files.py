@@ -195,6 +195,25 @@ def test_charades_without_its_table_of_lengths(tmp_path):
         charades_rows(**settings, fps=20)
 
 
+def test_another_cut_of_a_video_is_counted_where_the_rate_is_known(tmp_path, caplog):
+    """DiDeMo's and Charades' downloads hold videos of other lengths than were annotated."""
+    save(tmp_path / "features", "AAAAA", 288)
+    save(tmp_path / "features", "BBBBB", 650)
+    (tmp_path / "sta.txt").write_text("AAAAA 1.0 9.5##it.\nBBBBB 1.0 9.5##it.\n")
+    (tmp_path / "v1.csv").write_text("id,length\nAAAAA,28.8\nBBBBB,28.8\n")
+    settings = dict(
+        file=tmp_path / "sta.txt",
+        durations=tmp_path / "v1.csv",
+        feature_root=tmp_path / "features",
+    )
+    assert len(charades_rows(**settings)) == 2  # who knows?
+    FeatureNote(10.0, "x", 3, {"AAAAA": 288, "BBBBB": 650}).write(tmp_path / "features")
+    with pytest.raises(ValueError, match="1 bad.*\n  line 2: its features cover 65.0 s, .* 28.8 s"):
+        charades_rows(**settings)
+    assert [r.video for r in charades_rows(**settings, on_bad_row="skip")] == ["AAAAA"]
+    assert len(charades_rows(**settings, tolerance=40.0)) == 2
+
+
 def test_the_note_goes_out_and_comes_back(tmp_path):
     assert read_note(tmp_path) is None
     note = FeatureNote(fps=10.0, encoder="clip", width=3, frames={"a": 7})
