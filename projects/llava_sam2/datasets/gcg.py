@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from projects.common.video import image_size
+from projects.llava_sam2.datasets.fields import wrong_field
 from projects.llava_sam2.datasets.grounded_captions import CaptionRow, Span
 from projects.llava_sam2.datasets.image_files import file_inside
 from projects.llava_sam2.datasets.rows import (
@@ -28,6 +29,11 @@ from projects.llava_sam2.datasets.rows import (
     load_json,
     tracks_read,
 )
+
+_REFCOCOG_FIELDS = {"img_file_name": "text", "caption": "text", "refs": "a list of objects"}
+_GRANDF_FIELDS = {"file_name": "text", "caption": "text", "groundings": "an object"}
+_FLICKR_FILE = {"images": "a list", "annotations": "a list of objects"}
+_FLICKR_FIELDS = {"id": "an id", "file_name": "text", "caption": "text"}
 
 
 class _Phrase(NamedTuple):
@@ -114,9 +120,9 @@ def _refcocog_records(file: Path) -> Iterator[_Record | tuple[str, str]]:
             continue
         ((key, content),) = entry.items()
         name = f"caption {key}"
-        missing = _missing(content, ("img_file_name", "caption", "refs"))
-        if missing:
-            yield name, missing
+        problem = wrong_field(content, _REFCOCOG_FIELDS)
+        if problem is not None:
+            yield name, f"it {problem}"
             continue
         caption = _clean(content["caption"])
         phrases, taken = [], set()
@@ -131,41 +137,48 @@ def _refcocog_records(file: Path) -> Iterator[_Record | tuple[str, str]]:
 def _grandf_records(file: Path) -> Iterator[_Record | tuple[str, str]]:
     for number, entry in enumerate(_list(load_json(file), file)):
         name = f"record {number}"
-        missing = _missing(entry, ("file_name", "caption", "groundings"))
-        if missing:
-            yield name, missing
+        problem = wrong_field(entry, _GRANDF_FIELDS)
+        if problem is not None:
+            yield name, f"it {problem}"
             continue
         caption = _clean(entry["caption"])
         phrases = [
-            _Phrase(
-                _span(grounding.get("token_positives"), caption),
-                text,
-                list(grounding.get("rle_masks") or []),
-            )
+            _grandf_phrase(caption, text, grounding)
             for text, grounding in entry["groundings"].items()
             if grounding is not None
         ]
         yield _Record(name, entry["file_name"], caption, phrases)
 
 
+def _grandf_phrase(caption: str, text: str, grounding: Any) -> _Phrase:
+    if not isinstance(grounding, dict):
+        return _Phrase(None, text, [])
+    masks = grounding.get("rle_masks")
+    span = _span(grounding.get("token_positives"), caption)
+    return _Phrase(span, text, masks if isinstance(masks, list) else [])
+
+
 def _flickr_records(file: Path) -> Iterator[_Record | tuple[str, str]]:
     data = load_json(file)
-    if _missing(data, ("images", "annotations")):
-        raise ValueError(f"{file}: {_missing(data, ('images', 'annotations'))}")
-    annotations: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    problem = wrong_field(data, _FLICKR_FILE)
+    if problem is not None:
+        raise ValueError(f"{file}: it {problem}")
+    annotations: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for annotation in data["annotations"]:
         if not annotation.get("ignore", False):
-            annotations[annotation.get("image_id")].append(annotation)
+            annotations[str(annotation.get("image_id"))].append(annotation)
     for number, image in enumerate(data["images"]):
-        missing = _missing(image, ("id", "file_name", "caption"))
-        if missing:
-            yield f"images[{number}]", missing
+        problem = wrong_field(image, _FLICKR_FIELDS)
+        if problem is not None:
+            yield f"images[{number}]", f"it {problem}"
             continue
         caption = _clean(image["caption"])
         phrases = []
-        for annotation in annotations[image["id"]]:
-            first = next(iter(annotation.get("tokens_positive") or []), None)
-            span = _span(first, caption)
+        for annotation in annotations[str(image["id"])]:
+            positions = annotation.get("tokens_positive")
+            span = _span(
+                positions[0] if isinstance(positions, list) and positions else None, caption
+            )
             text = f"annotation {annotation.get('id')}" if span is None else caption[slice(*span)]
             phrases.append(_Phrase(span, text, [annotation.get("sam_mask")]))
         yield _Record(f"image {image['id']}", image["file_name"], caption, phrases)
@@ -270,19 +283,11 @@ def _span(positions: Any, caption: str) -> Span | None:
     return (start, end) if caption[start:end].strip() else None
 
 
-def _clean(caption: Any) -> str:
-    return str(caption).strip('"').strip()
+def _clean(caption: str) -> str:
+    return caption.strip('"').strip()
 
 
 def _list(records: Any, file: Path) -> list[Any]:
     if not isinstance(records, list):
         raise ValueError(f"{file}: expected a list of records, found {type(records).__name__}")
     return records
-
-
-def _missing(record: Any, fields: tuple[str, ...]) -> str:
-    """What a record lacks, in words; empty if nothing."""
-    if not isinstance(record, dict):
-        return f"expected an object, found {type(record).__name__}"
-    lacking = [field for field in fields if record.get(field) is None]
-    return f"it needs {', '.join(lacking)}" if lacking else ""

@@ -11,6 +11,7 @@ from typing import Any
 
 from projects.common.conversation import IMAGE_PLACEHOLDER
 from projects.llava_sam2.datasets.chat import ChatRow
+from projects.llava_sam2.datasets.fields import wrong_field
 from projects.llava_sam2.datasets.image_files import file_inside
 from projects.llava_sam2.datasets.inputs import Turn
 from projects.llava_sam2.datasets.rows import RowErrors, load_json
@@ -62,15 +63,13 @@ def turns_of(conversations: Any) -> tuple[Turn, ...] | str:
     """Questions and answers of a list of ``{from, value}``, or what is wrong with it."""
     if not isinstance(conversations, list) or not conversations:
         return "it needs 'conversations', a list of turns"
-    if not all(
-        isinstance(turn, dict) and {"from", "value"} <= turn.keys() for turn in conversations
-    ):
-        return "each turn of 'conversations' needs 'from' and 'value'"
+    for number, turn in enumerate(conversations):
+        problem = wrong_field(turn, {"from": "text", "value": "text"})
+        if problem is not None:
+            return f"turn {number} {problem}"
     said = [turn["from"] for turn in conversations]
     if [_SPEAKERS.get(speaker) for speaker in said] != ["human", "gpt"] * (len(said) // 2):
         return f"speakers must alternate human, gpt; found {said}"
-    if any(not isinstance(turn["value"], str) for turn in conversations):
-        return "a question or answer is no text"
     texts = [turn["value"].strip() for turn in conversations]
     if any(not _words(text) for text in texts):
         return "an empty question or answer"

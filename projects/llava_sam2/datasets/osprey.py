@@ -13,12 +13,18 @@ import re
 from pathlib import Path
 from typing import Any
 
+from projects.llava_sam2.datasets.fields import wrong_field
 from projects.llava_sam2.datasets.image_files import file_inside
 from projects.llava_sam2.datasets.llava_json import turns_of
 from projects.llava_sam2.datasets.regions import RegionRow
 from projects.llava_sam2.datasets.rows import Row, RowErrors, StillMask, load_json, tracks_read
 
-_FIELDS = ("file_name", "height", "width", "annotation")
+_FIELDS = {
+    "file_name": "text",
+    "height": "a number of pixels",
+    "width": "a number of pixels",
+    "annotation": "a list of objects",
+}
 _REGION = re.compile(r"<(region\d+)>")
 _LABEL = re.compile(r"\s*<region\d+>\s*:?\s*")
 
@@ -64,12 +70,10 @@ def _row(
     record: Any, number: int, file: Path, image_root: Path, strip_prefix: bool
 ) -> RegionRow | str:
     """A record's row, or what is wrong with it."""
-    lacking = [f for f in _FIELDS if not isinstance(record, dict) or record.get(f) is None]
-    if lacking:
-        return f"it needs {', '.join(lacking)}"
-    name = record["file_name"]
-    if strip_prefix and isinstance(name, str):
-        name = name.rsplit("_", 1)[-1]
+    problem = wrong_field(record, _FIELDS)
+    if problem is not None:
+        return f"it {problem}"
+    name = record["file_name"].rsplit("_", 1)[-1] if strip_prefix else record["file_name"]
     path, problem = file_inside(image_root, name)
     if problem is not None:
         return problem
@@ -101,8 +105,8 @@ def _turns(record: dict[str, Any], regions: int) -> tuple[tuple[str | None, str]
             return f"it speaks of region{max(named)}, but has {regions} regions"
         return tuple((_plain(question), _plain(answer)) for question, answer in turns)
     described = record.get("description") or record.get("descriptions")
-    if not isinstance(described, list):
-        return "it needs 'conversations' or 'description'"
+    if not isinstance(described, list) or not all(isinstance(text, str) for text in described):
+        return "it needs 'conversations' or 'description', a list of texts"
     if len(described) != regions:
         return f"{len(described)} descriptions but {regions} regions"
     answers = [_plain(_LABEL.sub("", text, count=1)).strip() for text in described]

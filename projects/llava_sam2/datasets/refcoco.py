@@ -10,11 +10,11 @@ gRefCOCO is from GRES (Liu et al., 2023).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from projects.common.plain_pickle import load_plain_pickle
+from projects.llava_sam2.datasets.fields import wrong_field
 from projects.llava_sam2.datasets.image_files import file_inside
 from projects.llava_sam2.datasets.rows import (
     Expression,
@@ -25,11 +25,18 @@ from projects.llava_sam2.datasets.rows import (
     tracks_read,
 )
 
-_REF_FIELDS = ("ref_id", "ann_id", "image_id", "split", "sentences")
-_SENTENCE_FIELDS = ("sent_id", "sent")
+_REF_FIELDS = {
+    "ref_id": "an id",
+    "ann_id": "an id or a list of ids",
+    "image_id": "an id",
+    "split": "text",
+    "sentences": "a list",
+}
+_SENTENCE_FIELDS = {"sent_id": "an id", "sent": "text"}
+_SIZE = "a number of pixels"
 _INSTANCE_FIELDS = {
-    "images": ("id", "file_name", "height", "width"),
-    "annotations": ("id", "image_id", "segmentation"),
+    "images": {"id": "an id", "file_name": "text", "height": _SIZE, "width": _SIZE},
+    "annotations": {"id": "an id", "image_id": "an id", "segmentation": "anything"},
 }
 _NOTHING = [-1]
 
@@ -113,18 +120,13 @@ def _read_instances(
         if not isinstance(data, dict) or not isinstance(data.get(part), list):
             raise ValueError(f"{path}: not a COCO instances file; it needs a list {part!r}")
         for number, entry in enumerate(data[part]):
-            missing = _missing(entry, fields)
-            if missing:
-                raise ValueError(f"{path}: {part}[{number}] lacks {missing}")
+            problem = wrong_field(entry, fields)
+            if problem is not None:
+                raise ValueError(f"{path}: {part}[{number}] {problem}")
     annotations: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for annotation in data["annotations"]:
         annotations[annotation["image_id"]].append(annotation)
     return {image["id"]: image for image in data["images"]}, annotations
-
-
-def _missing(record: Any, fields: Sequence[str]) -> str:
-    """Those of the fields that a record lacks."""
-    return ", ".join(f for f in fields if not isinstance(record, dict) or f not in record)
 
 
 def _refs_of_split(refs: Any, path: Path, split: str) -> dict[int, list[dict[str, Any]]]:
@@ -132,9 +134,9 @@ def _refs_of_split(refs: Any, path: Path, split: str) -> dict[int, list[dict[str
         raise ValueError(f"{path}: expected a list of refs, found {type(refs).__name__}")
     by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for number, ref in enumerate(refs):
-        missing = _missing(ref, _REF_FIELDS)
-        if missing:
-            raise ValueError(f"{path}: record {number} lacks {missing}")
+        problem = wrong_field(ref, _REF_FIELDS)
+        if problem is not None:
+            raise ValueError(f"{path}: record {number} {problem}")
         if ref["split"] == split:
             by_image[ref["image_id"]].append(ref)
     if not by_image:
@@ -187,9 +189,9 @@ def _expressions(
     targets = tuple(position[ann_id] for ann_id in ids if ids != _NOTHING)
     expressions = []
     for sentence in ref["sentences"]:
-        missing = _missing(sentence, _SENTENCE_FIELDS)
-        if missing:
-            errors.add(where, f"a sentence lacks {missing}")
+        problem = wrong_field(sentence, _SENTENCE_FIELDS)
+        if problem is not None:
+            errors.add(where, f"a sentence {problem}")
             continue
         text = sentence["sent"].strip()
         if text:

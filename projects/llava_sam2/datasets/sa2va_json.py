@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from projects.common.video import image_size
+from projects.llava_sam2.datasets.fields import wrong_field
 from projects.llava_sam2.datasets.image_files import file_inside
 from projects.llava_sam2.datasets.rows import (
     Expression,
@@ -87,11 +88,10 @@ def _polygons(mask: Any) -> Any:
 
 
 def _bad_record(record: Any) -> str | None:
-    if not isinstance(record, dict) or not {"image", "mask", "text"} <= record.keys():
-        return "it needs 'image', 'mask' and 'text'"
+    problem = wrong_field(record, {"image": "text", "mask": "a list", "text": "a list"})
+    if problem is not None:
+        return f"it {problem}"
     masks, texts = record["mask"], record["text"]
-    if not isinstance(masks, list) or not isinstance(texts, list):
-        return "'mask' and 'text' are lists, one entry an object"
     if len(masks) != len(texts):
         return f"{len(masks)} masks but {len(texts)} texts"
     return None if masks else "it has no object"

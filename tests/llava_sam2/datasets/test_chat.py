@@ -136,10 +136,10 @@ TURNS = [ask("it"), say("dog")]
 BAD = {
     "expected an object, found str": "text",
     "it needs 'conversations'": {"image": "a.jpg"},
-    "each turn .* needs 'from' and 'value'": {"conversations": [ask("it"), {"from": "gpt"}]},
+    "turn 1 lacks value": {"conversations": [ask("it"), {"from": "gpt"}]},
     "speakers must alternate human, gpt; found": {"conversations": [ask("it"), ask("it")]},
     "speakers must alternate": {"conversations": [ask("it")]},
-    "a question or answer is no text": {"conversations": [ask("it"), say(3)]},
+    "turn 1 has 3 as 'value', not text": {"conversations": [ask("it"), say(3)]},
     "an empty question or answer": {
         "image": "a.jpg",
         "conversations": [ask("<image>\n"), say("x")],
