@@ -8,11 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from projects.common.conversation import load_shared_tokenizer
+from projects.common.evaluation import run_benchmark
 from projects.common.mask_store import open_masks
+from projects.llava_sam2.datasets.grounding import GroundingDataset
+from projects.llava_sam2.datasets.inputs import GroundingInputs
 from projects.llava_sam2.datasets.mevis import mevis_rows, ref_sav_eval_rows
+from projects.llava_sam2.datasets.pixels import SingleTile
 from projects.llava_sam2.datasets.ref_sav import ref_sav_rows
 from projects.llava_sam2.datasets.ref_ytvos import ref_davis_rows, ref_ytvos_rows
 from projects.llava_sam2.datasets.revos import revos_rows
+from projects.llava_sam2.datasets.templates import Templates
+from projects.llava_sam2.evaluation.refer_video import ReferVideoBenchmark
+from projects.llava_sam2.evaluation.responders import masks_of
+from projects.llava_sam2.predictor import Answer
 from projects.toy_world.expressions import Expression, write_expressions
 from projects.toy_world.generate import generate
 from projects.toy_world.layouts import sav
@@ -136,3 +145,57 @@ def test_ref_sav(videos: Path, tmp_path: Path, mp4: bool) -> None:
             for t in (0, 5, 7):
                 mask = row.read_mask(expression.objects, t, SIZE)
                 np.testing.assert_array_equal(mask, scene.masks[4 * t, index])
+
+
+class Oracle:
+    """Answers with the truth; nothing where the expression names nothing."""
+
+    def answer(self, model, row) -> list[Answer]:
+        return [
+            Answer("so", [masks_of(row, e.objects, SIZE)] if e.objects else [])
+            for e in row.expressions
+        ]
+
+    def describe(self) -> str:
+        return "oracle"
+
+
+def all_rows(videos: Path) -> dict[str, Sequence]:
+    sav_files = dict(
+        file=videos / "ref_sav" / "Ref-SAV.json", video_root=videos.parent / "SA-V" / "train"
+    )
+    return {
+        "rvos": ref_ytvos_rows(root=videos / "rvos", split="train"),
+        "revos": revos_rows(root=videos / "ReVOS", split="valid"),
+        "davis": ref_davis_rows(root=videos / "davis17"),
+        "sav": ref_sav_rows(**sav_files),
+        "sav_eval": ref_sav_eval_rows(root=videos / "ref_sav_eval"),
+    }
+
+
+def test_every_layout_trains_and_evaluates(videos: Path, tmp_path: Path) -> None:
+    inputs = GroundingInputs(
+        tokenizer=load_shared_tokenizer(videos.parent / "tokenizer"),
+        template="qwen_chat",
+        tiles=SingleTile(size=64),
+        tokens_per_tile=16,
+        grounding_size=96,
+        max_length=1024,
+    )
+    templates = Templates(questions=["segment {expression} ."], answers=["it is [SEG] ."])
+    foreground = open_masks(videos / "ReVOS" / "mask_dict_foreground.json")
+    for name, rows in all_rows(videos).items():
+        data = GroundingDataset(rows=rows, inputs=inputs, templates=templates, mask_size=40)
+        for index in range(2):
+            sample = data[index]
+            segs = int((sample.input_ids == inputs.tokenizer.convert_tokens_to_ids("[SEG]")).sum())
+            assert sample.masks.shape == (segs, 5, 40, 40) and sample.masks.any(), name
+            assert sample.grounding_frames.shape == (5, 3, 96, 96)
+        parts = dict(average="parts") if name in ("davis", "revos") else {}
+        parts |= dict(foreground=foreground) if name == "revos" else {}
+        benchmark = ReferVideoBenchmark(rows=rows[:2], respond=Oracle(), **parts)
+        scores = run_benchmark(name, benchmark, None, tmp_path)
+        assert {v for k, v in scores.items() if "answered" not in k} == {1.0}, name
+        assert (f"{name}/R[reasoning]" in scores or f"{name}/R[referring]" in scores) == (
+            name == "revos"
+        )
