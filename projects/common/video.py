@@ -158,7 +158,8 @@ def decode_frames(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """All wanted frames of a video file in order, without seeking: (index, RGB uint8 [H, W, 3]).
 
-    The pixels are those of :class:`VideoFile`.
+    The pixels are those of :class:`VideoFile`, but for a little colour at edges where the height
+    is odd.
 
     Args:
         wanted: says of a frame's index and the video's frames a second whether it is decoded.

@@ -25,6 +25,8 @@ _WANTED = {
     "bool_type": "true or false",
     "list_type": "a list",
 }
+# what stands in for a bad choice, so that nothing is missed only because of the default's needs
+_STAND_INS: dict[KeyPath, str] = {("model", "size"): "toy", ("dataset", "type"): "folder"}
 _MENDS = {
     ("model", "checkpoint"): "; pretrained_models/README.md says where the released ones are",
 }
@@ -157,7 +159,7 @@ def _all_sections(path: KeyPath = ()) -> list[tuple[KeyPath, set[str]]]:
 
 
 def _remove(data: Any, path: KeyPath) -> bool:
-    """Take a bad value out of the page's data; its default stands in for it."""
+    """Take a bad value out of the data; its default, or what asks least, stands in for it."""
     for key in path[:-1]:
         if not isinstance(data, (dict, list)):
             return False
@@ -165,6 +167,9 @@ def _remove(data: Any, path: KeyPath) -> bool:
             data = data[key]
         except (KeyError, IndexError, TypeError):
             return False
+    if isinstance(data, dict) and path in _STAND_INS:
+        data[path[-1]] = _STAND_INS[path]
+        return True
     if isinstance(data, dict):
         return bool(path) and data.pop(path[-1], data) is not data
     if isinstance(data, list) and isinstance(path[-1], int) and path[-1] < len(data):

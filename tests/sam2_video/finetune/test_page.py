@@ -121,6 +121,17 @@ prompts: 3
     ]
     for start in expected:
         assert [line for line in found if line.startswith(start)], (start, found)
+    assert len(found) == len(expected), found  # nothing that only follows from another mistake
+
+
+def test_a_bad_choice_causes_no_further_mistakes():
+    """What stands in for it must not ask for more."""
+    page = parse_page(
+        "model: {size: huge, checkpoint: null}\ndataset: {type: folders, images: ., val: null}\n",
+        where="page.yaml",
+    )
+    size, kind = mistakes(page)
+    assert "model.size: 'huge'" in size and "dataset.type: 'folders'" in kind
 
 
 @pytest.mark.parametrize(
