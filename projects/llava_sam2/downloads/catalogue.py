@@ -53,6 +53,7 @@ PLACES = (
     Place("video_datas/ReVOS", ("ReVOS", "video_datas/revos", "revos")),
     Place("video_datas/davis17", ("davis17", "ref-davis", "Ref-DAVIS17")),
     Place("video_datas/ref_sav", ("Ref-SAV", "ref_sav")),
+    Place("video_datas/ref_sav_eval", ("ref_sav_eval", "ref-sav-eval")),
     Place("video_datas/charades", ("charades", "Charades")),
     Place("video_datas/didemo", ("didemo", "DiDeMo")),
     Place("video_datas/chat_univi", ("chat_univi", "Chat-UniVi-Instruct")),
@@ -150,8 +151,18 @@ CATALOGUE = (
     ),
     Entry(
         "ref_sav",
-        (File("video_datas/ref_sav/Ref-SAV.json"), Folder("SA-V/train", "_manual.json")),
+        (
+            File("video_datas/ref_sav/Ref-SAV.json"),
+            Folder("SA-V/train", "_manual.json", parts="sav_*"),
+        ),
         (_SA2VA, "https://ai.meta.com/datasets/segment-anything-video/"),
+    ),
+    _video(
+        "ref_sav eval",
+        "video_datas/ref_sav_eval/meta_expressions_valid.json",
+        "video_datas/ref_sav_eval/videos",
+        (File("video_datas/ref_sav_eval/mask_dict.json"),),
+        _SA2VA,
     ),
     _temporal(
         "charades train",
@@ -201,12 +212,12 @@ CATALOGUE = (
     ),
     Entry(
         "sav train",
-        (Folder("SA-V/train", "_manual.json"),),
+        (Folder("SA-V/train", "_manual.json", parts="sav_*"),),
         ("https://ai.meta.com/datasets/segment-anything-video/",),
     ),
     Entry(
         "sav concept",
-        (Folder("SA-V/train", "_manual.json"), File("SA-V/sav_video_obj_ids.txt")),
+        (Folder("SA-V/train", "_manual.json", parts="sav_*"), File("SA-V/sav_video_obj_ids.txt")),
         (
             "https://ai.meta.com/datasets/segment-anything-video/",
             "the list: tools/make_sav_lists.py",

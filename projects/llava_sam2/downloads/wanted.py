@@ -36,18 +36,25 @@ class File:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder with at least so many entries whose names end so."""
+    """A folder with at least so many entries whose names end so.
+
+    ``parts``: folders within it that may hold them in its place, as a pattern (``sav_*``).
+    """
 
     path: str
     ending: str = ""
     least: int = 1
+    parts: str | None = None
 
     def missing(self, root: Path) -> str | None:
         path = root / self.path
         if not path.is_dir():
             return f"no folder {self.path}"
-        with os.scandir(path) as entries:
-            found = sum(entry.name.endswith(self.ending) for entry in entries)
+        found = 0
+        for folder in [path, *(path.glob(self.parts) if self.parts else ())]:
+            if folder.is_dir():
+                with os.scandir(folder) as entries:
+                    found += sum(entry.name.endswith(self.ending) for entry in entries)
         if found >= self.least:
             return None
         return (

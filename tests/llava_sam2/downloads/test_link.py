@@ -99,6 +99,10 @@ def test_what_is_wanted(tmp_path):
         write(tmp_path / "pictures" / name)
     assert Folder("pictures", ".jpg", 2).missing(tmp_path) is None
     assert Folder("pictures", ".jpg", 3).missing(tmp_path) == "pictures: 2 of 3 *.jpg"
+    for number in range(3):
+        write(tmp_path / "sav" / f"sav_00{number}" / f"sav_{number}_manual.json")
+    assert Folder("sav", "_manual.json", 3, parts="sav_*").missing(tmp_path) is None
+    assert "0 of 3" in Folder("sav", "_manual.json", 3).missing(tmp_path)
     write(tmp_path / "sta.txt", "A 0.0 1.0##x.\nB 0.0 1.0##y.\nA 2.0 3.0##z.\n\n")
     write(tmp_path / "times.json", json.dumps([{"video": "some/where/A.mp4", "QA": []}]))
     write(tmp_path / "table.csv", "id,length\nA,3\n")
