@@ -75,7 +75,7 @@ PLACES = (
 _COCO = "https://cocodataset.org/#download (2014 train images)"
 _REFER = "https://github.com/lichengunc/refer"
 _SA2VA = "https://huggingface.co/datasets/Dense-World/Sa2VA-Training"
-_TOOLS = "tools/extract_frames.py, then tools/extract_clip_features.py, of the videos"
+_TOOLS = "tools/extract_frames.py, then tools/extract_clip_features.py, for the features"
 
 
 def _referring(name: str, *refs: str) -> Entry:
@@ -208,7 +208,7 @@ CATALOGUE = (
                 "revos/revos_bbox.json",
             )
         ),
-        ("made of the masks by tools/make_boxes.py",),
+        ("tools/make_boxes.py, which makes them of the masks",),
     ),
     Entry(
         "sav train",
@@ -220,7 +220,7 @@ CATALOGUE = (
         (Folder("SA-V/train", "_manual.json", parts="sav_*"), File("SA-V/sav_video_obj_ids.txt")),
         (
             "https://ai.meta.com/datasets/segment-anything-video/",
-            "the list: tools/make_sav_lists.py",
+            "tools/make_sav_lists.py, which makes the list",
         ),
     ),
     Entry(
