@@ -312,7 +312,7 @@ def _read_png(path: str | Path, modes: Sequence[str]) -> np.ndarray:
             if image.mode not in modes:
                 raise ValueError(
                     f"{path}: a mask PNG holds ids (modes {', '.join(modes)}), this one is "
-                    f"{image.mode}; save it with a palette or as grey ids, not as colours"
+                    f"{image.mode}; save it with a palette or as 8-bit grey ids, not as colours"
                 )
             # Asking for the mode it has keeps palette indices as they are.
             return np.array(image, dtype=np.uint8)

@@ -85,9 +85,11 @@ def test_what_the_values_of_a_mask_mean(tmp_path):
     binary(path, square(0, 0))
     assert np.unique(read_ids(path, "auto")).tolist() == [0, 1]
     assert np.unique(read_ids(path, "index")).tolist() == [0, 255]
-    Image.fromarray(np.zeros((8, 10, 3), np.uint8)).save(path)
-    with pytest.raises(ValueError, match="mask.png: a mask PNG holds ids"):
-        read_ids(path, "auto")
+    for kind in (np.zeros((8, 10, 3), np.uint8), np.full((8, 10), 300, np.uint16)):
+        Image.fromarray(kind).save(path)
+        for values_mean in ("auto", "binary", "index"):
+            with pytest.raises(ValueError, match="mask.png: a mask PNG holds ids.*8-bit grey ids"):
+                read_ids(path, values_mean)
 
 
 def test_what_is_missing_is_named(tmp_path):
