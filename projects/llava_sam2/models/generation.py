@@ -80,7 +80,7 @@ def generate(
     max_new_tokens: int,
     temperature: float = 0.0,
     top_p: float = 1.0,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
 ) -> list[Generated]:
     """Continue each prompt until its template's stop word or ``max_new_tokens``.
 
@@ -92,7 +92,8 @@ def generate(
             can share one pass of the vision tower.
         temperature: 0 is greedy; otherwise tokens are sampled, and ``generator`` is required.
         top_p: sample among the likeliest tokens that together hold this probability.
-        generator: on the model's device.
+        generator: on the model's device; one for all, or one for each prompt, with which an answer
+            does not depend on what else is in the batch.
 
     Returns:
         One :class:`Generated` for each prompt. The results do not depend on how prompts are batched
@@ -100,6 +101,8 @@ def generate(
     """
     if temperature > 0 and generator is None:
         raise ValueError("sampling needs a generator: results come from explicit seeds only")
+    if isinstance(generator, Sequence) and len(generator) != len(prompts):
+        raise ValueError(f"{len(generator)} generators for {len(prompts)} prompts")
     ids, mask = _pad_left(prompts, mllm.device)
     inputs = mllm.inputs(ids, mask, pixel_values, visual=visual)
     cache = DynamicCache()
@@ -135,7 +138,10 @@ def _closed(answer: _Answer, seg_id: int, last: bool) -> bool:
 
 
 def _choose(
-    logits: Tensor, temperature: float, top_p: float, generator: torch.Generator | None
+    logits: Tensor,
+    temperature: float,
+    top_p: float,
+    generator: torch.Generator | Sequence[torch.Generator] | None,
 ) -> Tensor:
     """Logits ``[B, vocabulary]`` to token ids ``[B]``."""
     if temperature <= 0:
@@ -143,7 +149,11 @@ def _choose(
     probabilities, order = (logits.float() / temperature).softmax(-1).sort(-1, descending=True)
     before = probabilities.cumsum(-1) - probabilities  # the likeliest token is always kept
     probabilities = probabilities.masked_fill(before >= top_p, 0)
-    choice = torch.multinomial(probabilities, 1, generator=generator)
+    if isinstance(generator, Sequence):
+        rows = zip(probabilities, generator, strict=True)
+        choice = torch.stack([torch.multinomial(row, 1, generator=own) for row, own in rows])
+    else:
+        choice = torch.multinomial(probabilities, 1, generator=generator)
     return order.gather(1, choice).squeeze(1)
 
 

@@ -284,3 +284,28 @@ def test_sampling_follows_its_generator_and_the_distribution(mllm, prompts):
     assert sample(0, top_p=1e-6) == [[greedy]] * 400
     with pytest.raises(ValueError, match="sampling needs a generator"):
         mllm.generate(prompts[2:], max_new_tokens=1, temperature=1.0)
+
+
+def test_with_a_generator_each_a_sampled_answer_does_not_depend_on_the_batch(mllm, prompts, tiles):
+    mllm.stop_words = ()
+    options = dict(max_new_tokens=6, temperature=1.0)
+
+    def seeds(*numbers):
+        return [torch.Generator().manual_seed(number) for number in numbers]
+
+    together = mllm.generate(prompts, tiles, generator=seeds(1, 2, 3), **options)
+    parts = (tiles[:1], tiles[1:], None)
+    for number, (prompt, pixels) in enumerate(zip(prompts, parts, strict=True), 1):
+        [alone] = mllm.generate([prompt], pixels, generator=seeds(number), **options)
+        assert alone.token_ids.tolist() == together[number - 1].token_ids.tolist()
+    assert len({tuple(a.token_ids.tolist()) for a in together}) == 3
+    with pytest.raises(ValueError, match="2 generators for 3 prompts"):
+        mllm.generate(prompts, tiles, generator=seeds(1, 2), **options)
+
+
+def test_greedy_answers_of_a_batch_are_those_of_one_at_a_time(mllm, prompts, tiles):
+    together = mllm.generate(prompts, tiles, max_new_tokens=8)
+    for prompt, pixels, answer in zip(prompts, (tiles[:1], tiles[1:], None), together, strict=True):
+        [alone] = mllm.generate([prompt], pixels, max_new_tokens=8)
+        assert alone.token_ids.tolist() == answer.token_ids.tolist()
+        torch.testing.assert_close(alone.seg_hidden, answer.seg_hidden, rtol=1e-4, atol=1e-4)
