@@ -14,6 +14,7 @@ from projects.llava_sam2.datasets.frame_samplers import FrameSampler, UniformFra
 from projects.llava_sam2.datasets.inputs import GroundingInputs, Turn
 from projects.llava_sam2.datasets.labels import Labels
 from projects.llava_sam2.datasets.rows import Row
+from projects.llava_sam2.datasets.templates import IMAGE_CAPTION_QUESTIONS
 from projects.llava_sam2.structures import GroundingSample
 
 
@@ -102,7 +103,7 @@ class ChatDataset:
 def listing_rows(
     *,
     rows: Sequence[Row],
-    question: str,
+    question: str | Sequence[str] = IMAGE_CAPTION_QUESTIONS,
     joiner: str = " , ",
     labels: Labels | None = None,
     only: Sequence[str] = (),
@@ -114,12 +115,13 @@ def listing_rows(
 
     Args:
         rows: of images.
-        question: what the caption answers.
+        question: what the captions answer; of several, each image takes the next.
         joiner: stands between the objects.
         labels, only: with both, only expressions whose ``uses`` labels lie within ``only`` count:
             "the largest" says little about what an object looks like.
     """
-    listed = []
+    questions = [question] if isinstance(question, str) else question
+    listed: list[ChatRow] = []
     for row in rows:
         if row.frames is not None:
             raise ValueError(f"{row.name} is a video; captions by listing are for images")
@@ -132,7 +134,8 @@ def listing_rows(
         said = {index: text for index, text in said.items() if not row.objects[index].group}
         if said:
             answer = joiner.join(said[index] for index in _left_to_right(row, said))
-            listed.append(ChatRow(row.name, ((question, answer),), row.source))
+            asked = questions[len(listed) % len(questions)]
+            listed.append(ChatRow(row.name, ((asked, answer),), row.source))
     return listed
 
 

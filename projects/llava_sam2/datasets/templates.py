@@ -94,8 +94,6 @@ REGION_QUESTIONS = (
     "I would like to know more about {region}. Describe it.",
 )
 
-SHORT_ANSWER = "Answer the question using a single word or phrase."
-
 _DETERMINERS = frozenset({"the", "a", "an", "all", "both"})
 
 

@@ -213,6 +213,8 @@ def test_listing_captions_read_left_to_right(inputs, image_rows):
     labels = {key: {"uses": used} for key, used in words_used.items()}
     chosen = listing_rows(rows=image_rows, question="q", labels=labels, only=["colour"])
     assert [row.turns[0][1] for row in chosen] == ["red square"]
+    several = listing_rows(rows=image_rows[:1] * 3, question=["a", "b"])
+    assert [row.turns[0][0] for row in several] == ["a", "b", "a"]
     sample = ChatDataset(rows=[first], inputs=inputs)[Draw(0, 0, 9)]
     supervised = sample.input_ids[sample.labels != IGNORE_INDEX]
     assert words(inputs, supervised) == "the left square , the right circle <|im_end|>".split()
