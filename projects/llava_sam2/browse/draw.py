@@ -53,7 +53,7 @@ def browse(
 
 
 def _cards(dataset: Any, number: int, name: str, count: int, seed: int) -> list[str]:
-    tokenizer = getattr(getattr(dataset, "inputs", None), "tokenizer", None)
+    tokenizer = _tokenizer(dataset)
     cards = []
     indices = spread(len(dataset), count)
     with Progress(total=len(indices), description=f"drawing {name}") as progress:
@@ -66,3 +66,11 @@ def _cards(dataset: Any, number: int, name: str, count: int, seed: int) -> list[
                 cards.append(sample_html(sample, tokenizer))
             progress.update()
     return cards
+
+
+def _tokenizer(dataset: Any) -> Any:
+    """The tokenizer of the inputs, or of the inputs that they are made of; clips have none."""
+    inputs = getattr(dataset, "inputs", None)
+    while hasattr(inputs, "inputs"):
+        inputs = inputs.inputs
+    return getattr(inputs, "tokenizer", None)
