@@ -21,7 +21,7 @@ def run(*arguments: str, folder: Path = ROOT, **environment: str) -> subprocess.
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=300,
     )
 
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from projects.common.engine.distributed import free_port
 
 CONFIG = "tests/engine/dummy_config.py"
-TIMEOUT = 120.0
+TIMEOUT = 900.0
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(

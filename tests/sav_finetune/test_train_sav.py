@@ -134,7 +134,7 @@ def run(monkeypatch):
         settings = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DEEPSPEED": ""}
         environment = {**environment, **settings}
         started.append(
-            subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+            subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
         )
 
     def run_command(arguments: list[str]) -> None:

@@ -42,7 +42,7 @@ def run(
         env=settings | environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=300,
     )
     called = folder.parent / "called"
     lines = called.read_text().splitlines() if called.exists() else []
@@ -94,7 +94,7 @@ def test_two_nodes_of_one_process_train_together(tmp_path):
         for rank in range(2)
     ]
     try:
-        codes = [process.wait(timeout=180) for process in started]
+        codes = [process.wait(timeout=900) for process in started]
     finally:
         for process in started:
             process.kill()

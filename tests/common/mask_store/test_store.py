@@ -406,9 +406,9 @@ def test_eight_processes_make_it_once(tmp_path: Path) -> None:
     for process in processes:
         process.start()
     start.set()
-    answers = [results.get(timeout=60) for _ in processes]
+    answers = [results.get(timeout=600) for _ in processes]
     for process in processes:
-        process.join(timeout=60)
+        process.join(timeout=600)
         assert process.exitcode == 0
     area = sum(int(mask.sum()) for track in masks.values() for mask in track if mask is not None)
     assert [total for _, total in answers] == [area] * 8

@@ -42,7 +42,7 @@ def run(tokenizer, parts, folder):
         for rank in range(2)
     ]
     try:
-        errors = [rank.communicate(timeout=120)[1].decode() for rank in ranks]
+        errors = [rank.communicate(timeout=900)[1].decode() for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
