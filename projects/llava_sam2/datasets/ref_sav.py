@@ -134,10 +134,12 @@ def ref_sav_rows(
     content = load_json(file)
     if not isinstance(content, dict):
         raise ValueError(f"{file}: expected an object of video ids")
+    # looked up once: a folder of 50,000 videos is not to be listed for each of them
+    roots = (video_root, *sorted(video_root.glob("sav_[0-9][0-9][0-9]")))
     errors = RowErrors(file, on_bad_row)
     rows = []
     for name, record in list(content.items())[:limit]:
-        files = _files(name, record, video_root)
+        files = _files(name, record, roots)
         if isinstance(files, str):
             errors.add(f"video {name}", files)
             continue
@@ -156,26 +158,30 @@ def ref_sav_rows(
     return rows
 
 
-def _files(name: str, record: Any, root: Path) -> _Files | str:
-    """The files of a record, or what is wrong with it."""
+def _files(name: str, record: Any, roots: Sequence[Path]) -> _Files | str:
+    """The files of a record, or what is wrong with it; ``roots`` as of :func:`_found`."""
     if not isinstance(record, dict) or not isinstance(record.get("objects"), dict):
         return "it needs 'objects'"
-    annotation = _found(record.get("anno_path") or f"{name}_manual.json", root)
+    annotation = _found(record.get("anno_path") or f"{name}_manual.json", roots)
     if isinstance(annotation, str):
         return annotation
     video = record.get("video_path") or f"{name}.mp4"
     if not isinstance(video, str):
         return f"{video!r} is no file name"
-    frames = _found(str(PurePosixPath(video).with_suffix("")), root)
-    frames = frames if isinstance(frames, Path) else _found(video, root)
+    frames = _found(str(PurePosixPath(video).with_suffix("")), roots)
+    frames = frames if isinstance(frames, Path) else _found(video, roots)
     return frames if isinstance(frames, str) else _Files(name, annotation, frames)
 
 
-def _found(named: Any, root: Path) -> Path | str:
-    """A file or folder where the record says, or where SA-V's archives and ours put it."""
-    path, problem = file_inside(root, named, folder=True)
-    if problem is None or path == root:
+def _found(named: Any, roots: Sequence[Path]) -> Path | str:
+    """A file or folder where the record says, or where SA-V's archives and ours put it.
+
+    Args:
+        roots: the folder of the videos, and those of the archives in it.
+    """
+    path, problem = file_inside(roots[0], named, folder=True)
+    if problem is None or path == roots[0]:
         return problem or path
     base = PurePosixPath(named).name
-    places = [root / base, *sorted(root.glob(f"sav_[0-9][0-9][0-9]/{base}"))]
+    places = (root / base for root in roots)
     return next((place for place in places if place.exists()), problem)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from projects.common.mask_store import open_masks
-from projects.llava_sam2.datasets.rows import Row
+from projects.llava_sam2.datasets.rows import Row, load_json
 from projects.llava_sam2.datasets.video_rows import (
     Entry,
     NumberedMasks,
@@ -27,6 +27,9 @@ def ref_ytvos_rows(
 ) -> list[Row]:
     """One row per video of a split.
 
+    The released expressions of ``valid`` tell of the 305 test videos too. Where those of ``test``
+    lie beside them, they are left out, which leaves the 202 that the benchmark scores.
+
     Args:
         root: holds ``<split>/JPEGImages``, ``meta_expressions/<split>/meta_expressions.json`` and
             the masks.
@@ -39,7 +42,8 @@ def ref_ytvos_rows(
     Raises:
         FileNotFoundError, ValueError: naming the file and the records.
     """
-    return _rows(Path(root), split, masks, _no_part, on_bad_row, limit)
+    without = _test_videos(Path(root)) if split == "valid" else ()
+    return _rows(Path(root), split, masks, _no_part, without, on_bad_row, limit)
 
 
 def ref_davis_rows(
@@ -57,11 +61,17 @@ def ref_davis_rows(
 
     Args and raises: as :func:`ref_ytvos_rows`; a ``mask_dict.pkl`` lies in the split's folder.
     """
-    return _rows(Path(root), split, masks, _annotator, on_bad_row, limit)
+    return _rows(Path(root), split, masks, _annotator, (), on_bad_row, limit)
 
 
 def _rows(
-    root: Path, split: str, masks: str, part, on_bad_row: str, limit: int | None
+    root: Path,
+    split: str,
+    masks: str,
+    part,
+    without: Collection[str],
+    on_bad_row: str,
+    limit: int | None,
 ) -> list[Row]:
     if masks not in _KINDS:
         raise ValueError(f"masks are one of {', '.join(_KINDS)}; got {masks!r}")
@@ -75,6 +85,7 @@ def _rows(
         frame_root=root / split / "JPEGImages",
         masks=readers[masks],
         part=part,
+        without=without,
         on_bad_row=on_bad_row,
         limit=limit,
     )
@@ -86,10 +97,22 @@ def _dictionary(root: Path, split: str) -> Path:
     return own if own.is_file() else root / "mask_dict.pkl"
 
 
+def _test_videos(root: Path) -> Collection[str]:
+    file = root / "meta_expressions" / "test" / "meta_expressions.json"
+    if not file.is_file():
+        return ()
+    content = load_json(file)
+    if not isinstance(content, dict) or not isinstance(content.get("videos"), dict):
+        raise ValueError(f"{file}: expected an object with 'videos'")
+    return content["videos"]
+
+
 def _no_part(video: str, entries: Mapping[str, Entry], key: str) -> None:
     return None
 
 
-def _annotator(video: str, entries: Mapping[str, Entry], key: str) -> str:
+def _annotator(video: str, entries: Mapping[str, Entry], key: str) -> str | None:
+    if "obj_id" not in entries[key]:  # a mask dictionary does not need it
+        return None
     of_object = [k for k, entry in entries.items() if entry.get("obj_id") == entries[key]["obj_id"]]
     return f"annotator {of_object.index(key) + 1}"

@@ -12,7 +12,7 @@ A dataset is a short function that says which files and which kind (mevis.py, re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -81,8 +81,8 @@ class NumberedMasks(StoredMasks):
         keys = [
             (video, key)
             for video, content in videos.items()
-            if isinstance(content, dict)
-            for key in sorted(content.get("expressions", ()))
+            if isinstance(content, dict) and isinstance(content.get("expressions"), dict)
+            for key in sorted(content["expressions"])
         ]
         if len(keys) != len(store):
             raise ValueError(
@@ -136,6 +136,7 @@ def video_rows(
     masks: Callable[[Mapping[str, Any]], VideoMasks] | None,
     part: Callable[[str, Mapping[str, Entry], str], str | None] = lambda *of: None,
     absent: Callable[[Entry], bool] = lambda entry: False,
+    without: Collection[str] = (),
     suffix: str = ".jpg",
     on_bad_row: str = "error",
     limit: int | None = None,
@@ -149,6 +150,7 @@ def video_rows(
         masks: makes a reader of the masks from the file's videos; None: the masks are not public.
         part: of the dataset, of (video, the video's expressions, expression id).
         absent: whether an expression may name nothing that is there.
+        without: videos of the file that do not belong to the split.
         on_bad_row: "error" raises with all bad records; "skip" leaves them out with a count.
         limit: keep the first so many videos.
 
@@ -160,7 +162,8 @@ def video_rows(
     if not isinstance(videos, dict):
         raise ValueError(f"{meta_file}: expected an object with 'videos'")
     errors = RowErrors(meta_file, on_bad_row)
-    good = {name: video for name, video in videos.items() if _is_whole(name, video, errors)}
+    own = {name: video for name, video in videos.items() if name not in without}
+    good = {name: video for name, video in own.items() if _is_whole(name, video, errors)}
     reader = None if masks is None else masks(videos)
     rows = []
     for name, video in list(good.items())[:limit]:
@@ -239,7 +242,10 @@ class _Video:
 
     def _problem(self, key: str, entry: Entry, tracks: Mapping[str, MaskTrack | str]) -> str | None:
         """What is wrong with an expression, or None."""
-        if not str(entry.get("exp", "")).strip():
+        text = entry.get("exp", "")
+        if not isinstance(text, str):
+            return f"'exp' is {text!r}, not text"
+        if not text.strip():
             return "empty expression"
         names = self._names(key, entry)
         if names is None:
@@ -266,6 +272,9 @@ def _is_whole(name: str, video: Any, errors: RowErrors) -> bool:
     entries = video["expressions"]
     if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
         errors.add(f"video {name}", "its 'expressions' are no objects by id")
+        return False
+    if not isinstance(video["frames"], list):
+        errors.add(f"video {name}", "its 'frames' are no list")
         return False
     return True
 

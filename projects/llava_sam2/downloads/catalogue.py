@@ -84,8 +84,15 @@ def _referring(name: str, *refs: str) -> Entry:
     return Entry(name, (*files, Images(files[0].path, "coco2014/train2014")), (_REFER, _COCO))
 
 
-def _video(name: str, meta: str, frames: str, masks: tuple[Wanted, ...], *pages: str) -> Entry:
-    return Entry(name, (File(meta), Folder(frames), Videos(meta, frames), *masks), pages)
+def _video(
+    name: str,
+    meta: str,
+    frames: str,
+    masks: tuple[Wanted, ...],
+    *pages: str,
+    without: str | None = None,
+) -> Entry:
+    return Entry(name, (File(meta), Folder(frames), Videos(meta, frames, without), *masks), pages)
 
 
 def _temporal(name: str, annotation: str, features: str, page: str) -> Entry:
@@ -95,6 +102,7 @@ def _temporal(name: str, annotation: str, features: str, page: str) -> Entry:
 
 _MEVIS = "https://github.com/henghuiding/MeViS"
 _RVOS = "https://youtube-vos.org/dataset/rvos/"
+_RVOS_META = "video_datas/rvos/meta_expressions"
 _REVOS = "https://github.com/cilinyan/ReVOS-api"
 _GRAND = "https://huggingface.co/datasets/MBZUAI/GranD-f"
 
@@ -124,10 +132,12 @@ CATALOGUE = (
     *(
         _video(
             f"ref_ytvos {split}",
-            f"video_datas/rvos/meta_expressions/{split}/meta_expressions.json",
+            f"{_RVOS_META}/{split}/meta_expressions.json",
             f"video_datas/rvos/{split}/JPEGImages",
             (Folder(f"video_datas/rvos/{split}/Annotations"),) if split == "train" else (),
             _RVOS,
+            # the expressions of valid tell of the test videos too
+            without=f"{_RVOS_META}/test/meta_expressions.json" if split == "valid" else None,
         )
         for split in ("train", "valid")
     ),

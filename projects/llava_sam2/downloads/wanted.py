@@ -64,19 +64,25 @@ class Folder:
 
 @dataclass(frozen=True)
 class Videos:
-    """A folder of frames for every video of a ``meta_expressions.json``."""
+    """A folder of frames for every video of a ``meta_expressions.json``.
+
+    ``without``: another such file, if it is there; its videos do not belong to this split.
+    """
 
     expressions: str
     frames: str
+    without: str | None = None
 
     def missing(self, root: Path) -> str | None:
         if not (root / self.expressions).is_file():
             return None  # said by its own File
-        record = load_json(root / self.expressions)
-        videos = record.get("videos") if isinstance(record, dict) else None
-        if not isinstance(videos, dict):
+        videos, others = _named(root / self.expressions), None
+        if videos is None:
             return f"{self.expressions}: no 'videos' in it; is it the right file?"
-        return _absent(videos, root, self.frames, "", f"videos of {self.expressions}")
+        if self.without is not None and (root / self.without).is_file():
+            others = _named(root / self.without)
+        own = [name for name in videos if name not in (others or ())]
+        return _absent(own, root, self.frames, "", f"videos of {self.expressions}")
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,12 @@ class Features:
         except (KeyError, TypeError):
             return f"{self.annotation}: its records name no 'video'; is it the right file?"
         return _absent(names, root, self.folder, ".pt", f"videos of {self.annotation}")
+
+
+def _named(expressions: Path) -> dict[str, Any] | None:
+    record = load_json(expressions)
+    videos = record.get("videos") if isinstance(record, dict) else None
+    return videos if isinstance(videos, dict) else None
 
 
 def _videos_of(path: Path) -> Iterator[str]:

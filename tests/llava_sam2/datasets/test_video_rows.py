@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,48 @@ def test_a_counted_dictionary_of_other_expressions(tmp_path: Path) -> None:
         ref_ytvos_rows(root=root, split="train", masks="pngs")
 
 
+def test_valid_of_ref_youtube_vos_leaves_out_the_test_videos(tmp_path: Path) -> None:
+    """The released expressions of valid tell of both; frames of the test videos are not there."""
+    root = write_rvos(tmp_path, "valid")
+    shutil.rmtree(root / "valid" / "JPEGImages" / "0043f083b5")
+    with pytest.raises(ValueError, match="1 bad records:\n  video 0043f083b5: no folder"):
+        ref_ytvos_rows(root=root, split="valid", masks="none")
+    test = root / "meta_expressions" / "test" / "meta_expressions.json"
+    test.parent.mkdir()
+    test.write_text(json.dumps({"videos": {"0043f083b5": {}}}))
+    (row,) = ref_ytvos_rows(root=root, split="valid", masks="none")
+    assert row.name == "003234408d"
+    test.write_text("[]")
+    with pytest.raises(ValueError, match="test/meta_expressions.json: expected an object with"):
+        ref_ytvos_rows(root=root, split="valid", masks="none")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"expressions": {"0": {"exp": None, "obj_id": "7"}}}, "expression 0: 'exp' is None, not"),
+        ({"expressions": {"0": {"exp": 7, "obj_id": "7"}}}, "expression 0: 'exp' is 7, not text"),
+        ({"expressions": {"0": {"exp": " ", "obj_id": "7"}}}, "expression 0: empty expression"),
+        ({"frames": None}, "its 'frames' are no list"),
+        ({"expressions": None}, "its 'expressions' are no objects"),
+    ],
+)
+def test_fields_of_another_kind_are_bad_records(tmp_path: Path, change, message: str) -> None:
+    root = write_rvos(tmp_path)
+    meta = root / "meta_expressions" / "train" / "meta_expressions.json"
+    content = json.loads(meta.read_text())
+    content["videos"]["0043f083b5"] |= change
+    meta.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"1 bad records:\n  video 0043f083b5.* ?{message}"):
+        ref_ytvos_rows(root=root, split="train")
+    numbered = dictionary_of_rvos()
+    if change.get("expressions", 0) is None:
+        del numbered["4"]
+    (root / "mask_dict.pkl").write_bytes(pickle.dumps(numbered))
+    with pytest.raises(ValueError, match=f"1 bad records:\n  video 0043f083b5.* ?{message}"):
+        ref_ytvos_rows(root=root, split="train", masks="mask_dict")
+
+
 def test_bad_palettes_are_named(tmp_path: Path) -> None:
     root = write_rvos(tmp_path)
     folder = root / "train" / "Annotations" / "0043f083b5"
@@ -138,6 +181,14 @@ def test_annotators_of_ref_davis(tmp_path: Path) -> None:
     root = write_rvos(tmp_path, "valid")
     (row, _) = ref_davis_rows(root=root)
     assert [e.part for e in row.expressions] == [f"annotator {k}" for k in (1, 1, 2, 2)]
+    meta = root / "meta_expressions" / "valid" / "meta_expressions.json"
+    content = json.loads(meta.read_text())
+    del content["videos"]["003234408d"]["expressions"]["0"]["obj_id"]
+    meta.write_text(json.dumps(content))
+    (root / "mask_dict.pkl").write_bytes(pickle.dumps(dictionary_of_rvos()))
+    (row, _) = ref_davis_rows(root=root, masks="mask_dict")
+    parts = [None, *(f"annotator {k}" for k in (1, 1, 2))]
+    assert [e.part for e in row.expressions] == parts  # whose it is cannot be told
 
 
 def revos_content() -> tuple[dict, dict]:

@@ -158,3 +158,18 @@ def test_the_command(download, tmp_path):
     again = run("--data-root", "data")
     assert again.returncode == 0 and "refcoco, mevis train" in again.stdout
     assert run("nowhere").stderr == "error: nowhere: no such folder of downloads\n"
+
+
+def test_videos_of_another_split_are_not_wanted(tmp_path):
+    """Ref-YouTube-VOS' expressions of valid tell of the test videos too."""
+    meta = "meta_expressions/{}/meta_expressions.json"
+    write(tmp_path / meta.format("valid"), json.dumps({"videos": {"a": {}, "b": {}}}))
+    write(tmp_path / "JPEGImages" / "a" / "00000.jpg")
+    wanted = Videos(meta.format("valid"), "JPEGImages", without=meta.format("test"))
+    assert "1 of 2 videos" in (wanted.missing(tmp_path) or "")
+    write(tmp_path / meta.format("test"), json.dumps({"videos": {"b": {}}}))
+    assert wanted.missing(tmp_path) is None
+    (entry,) = [entry for entry in CATALOGUE if entry.name == "ref_ytvos valid"]
+    assert [w.without for w in entry.wants if isinstance(w, Videos)] == [
+        "video_datas/rvos/meta_expressions/test/meta_expressions.json"
+    ]
