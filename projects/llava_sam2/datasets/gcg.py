@@ -215,7 +215,11 @@ def _rows(
 
 
 def _row(record: _Record, path: Path, file: Path, errors: RowErrors) -> CaptionRow | None:
-    size = image_size(path)
+    try:
+        size = image_size(path)
+    except ValueError as error:
+        errors.add(record.name, str(error))
+        return None
     objects: list[StillMask] = []
     grounded: dict[Span, list[int]] = defaultdict(list)
     for phrase in record.phrases:

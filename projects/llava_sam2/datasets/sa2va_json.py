@@ -53,15 +53,26 @@ def sa2va_rows(
         if problem is not None:
             errors.add(f"record {number}", problem)
             continue
-        row = _row(record, path, f"{file} record {number}", errors, number)
+        try:
+            size = image_size(path)
+        except ValueError as error:
+            errors.add(f"record {number}", str(error))
+            continue
+        row = _row(record, path, size, f"{file} record {number}", errors, number)
         if row.expressions:
             rows.append(row)
     errors.finish(rows)
     return rows
 
 
-def _row(record: dict[str, Any], path: Path, where: str, errors: RowErrors, number: int) -> Row:
-    size = image_size(path)
+def _row(
+    record: dict[str, Any],
+    path: Path,
+    size: tuple[int, int],
+    where: str,
+    errors: RowErrors,
+    number: int,
+) -> Row:
     objects = tuple(
         StillMask(_polygons(mask), *size, where=f"{where} mask {k}")
         for k, mask in enumerate(record["mask"])

@@ -218,6 +218,21 @@ def test_gcg_bad_records_are_named_or_leave_the_rest(read, reader, content, mess
         read(reader, content, on_bad_row="skip")
 
 
+def test_pictures_that_are_none_are_bad_records(read, images):
+    (images / "2.jpg").write_bytes(b"half a pict")
+    records = [{"image": f"{number}.jpg", "mask": [POLYGON], "text": ["left"]} for number in (0, 2)]
+    with pytest.raises(ValueError, match=r"1 bad records:\n  record 1: .*2\.jpg"):
+        read(sa2va_rows, records)
+    assert len(read(sa2va_rows, records, on_bad_row="skip")) == 1
+    captions = [
+        {**grandf("a dog", dog=at(2, 5, rle(LEFT)))[0], "file_name": f"{number}.jpg"}
+        for number in (0, 2)
+    ]
+    with pytest.raises(ValueError, match=r"1 bad records:\n  record 1: .*2\.jpg"):
+        read(grandf_rows, captions)
+    assert len(read(grandf_rows, captions, on_bad_row="skip")) == 1
+
+
 def test_files_of_another_kind_are_named(read):
     with pytest.raises(ValueError, match="expected a list of records, found dict"):
         read(grandf_rows, {})
