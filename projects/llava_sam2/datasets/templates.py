@@ -66,6 +66,14 @@ ABSENT_ANSWERS = (
     "Nothing in this photo matches {expression}.",
 )
 
+VIDEO_ABSENT_ANSWERS = (
+    "No, {expression} is not in this video.",
+    "There is nothing here that fits {expression}.",
+    "I cannot find {expression} in any of the frames.",
+    "The video does not show {expression}.",
+    "Nothing in this clip matches {expression}.",
+)
+
 IMAGE_CAPTION_QUESTIONS = (
     "What does this image show?",
     "Describe the picture in a few words.",
@@ -150,13 +158,13 @@ def named_templates(*, name: str) -> Templates:
     """
     if name not in _NAMED:
         raise ValueError(f"no templates {name!r}; there are {', '.join(_NAMED)}")
-    return Templates(questions=_NAMED[name])
+    return _NAMED[name]
 
 
 _NAMED = {
-    "image": IMAGE_QUESTIONS,
-    "video": VIDEO_QUESTIONS,
-    "generalized": GENERALIZED_QUESTIONS,
+    "image": Templates(questions=IMAGE_QUESTIONS),
+    "video": Templates(questions=VIDEO_QUESTIONS, absent=VIDEO_ABSENT_ANSWERS),
+    "generalized": Templates(questions=GENERALIZED_QUESTIONS),
 }
 
 

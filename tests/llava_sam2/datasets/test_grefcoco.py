@@ -183,3 +183,17 @@ def test_templates_that_deny_hold_no_seg():
     ]
     assert all("the cat" in question for question, _ in drawn)
     assert len({answer for _, answer in drawn}) > 3 and not any(SEG in a for _, a in drawn)
+
+
+@pytest.mark.parametrize(
+    ("name", "foreign"),
+    [
+        ("image", "video clip frame"),
+        ("generalized", "video clip frame"),
+        ("video", "image pic photo"),
+    ],
+)
+def test_what_is_said_of_a_video_is_not_said_of_a_picture(name, foreign):
+    templates = named_templates(name=name)
+    said = " ".join([*templates.questions, *templates.answers, *templates.absent]).lower()
+    assert not [word for word in foreign.split() if word in said]
