@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from projects.llava_sam2.models.heads import SegmentHead, decode_language
+from projects.llava_sam2.models.heads import SegmentHead, decode_language, segment
 from projects.sam2_video.modeling import MemoryBank, Prompt, Tracker, TrackingPolicy
 from tests.llava_sam2.models.toy_parts import segment_head
 
@@ -100,6 +100,26 @@ def test_chunked_rows_give_the_same_gradients(build_model, samples, collate):
     whole = gradients(build_model(head=segment_head()), batch)
     chunked = build_model(head=segment_head(rows_per_chunk=2, frames_per_chunk=1))
     for name, gradient in gradients(chunked, batch).items():
+        torch.testing.assert_close(gradient, whole[name], rtol=1e-3, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("most", [3, 5, 9])
+def test_the_image_encoder_is_called_as_often_as_on_the_rank_with_the_most_frames(
+    build_model, samples, collate, monkeypatch, most
+):
+    batch = collate(*samples[:2])  # 4 frames
+    whole = gradients(build_model(head=segment_head()), batch)
+    model = build_model(head=segment_head(frames_per_chunk=2))
+    monkeypatch.setattr(segment, "most_over_ranks", lambda count, device: max(count, most))
+    calls = []
+    encode = model.grounding._encode_images
+    monkeypatch.setattr(
+        model.grounding, "_encode_images", lambda chunk: calls.append(len(chunk)) or encode(chunk)
+    )
+    found = gradients(model, batch)
+    assert len(calls) == -(-max(4, most) // 2)  # what ZeRO-3 waits for
+    assert max(calls) <= 2
+    for name, gradient in found.items():
         torch.testing.assert_close(gradient, whole[name], rtol=1e-3, atol=1e-6, msg=name)
 
 

@@ -142,7 +142,7 @@ class SegmentHead(nn.Module):
         if rows is None:
             rows, frames, seg_hidden = stand_in(hidden, grounding)
             scale = scale * 0
-        features = grounding.encode_frames(frames, split=self.frames_per_chunk)
+        features = self._encode(grounding, frames)
         tokens = self.project(seg_hidden)
         if self.unroll is None:
             candidates = self._decode(grounding, features, tokens, rows)
@@ -156,6 +156,18 @@ class SegmentHead(nn.Module):
             hidden, batch.labels, mean_count=batch.mean_counts.get("tokens")
         )
         return {"loss_language": language} | {k: scale * row.sum() for k, row in losses.items()}
+
+    def _encode(self, grounding: Sam2, frames: Tensor) -> FrameFeatures:
+        """Features of the frames; behind them, there may be some of repeated frames."""
+        size, number = self.frames_per_chunk, len(frames)
+        if size is None:
+            return grounding.encode_frames(frames)
+        # ZeRO-3 gathers the encoder in each call: ranks with images make as many as one with videos
+        chunks = -(-most_over_ranks(number, frames.device) // size)
+        split = -(-number // chunks)
+        fewest = split * (chunks - 1) + 1  # that are split into so many
+        place = torch.arange(max(number, fewest), device=frames.device) % number
+        return grounding.encode_frames(frames[place], split=split)
 
     def _decode(
         self, grounding: Sam2, features: FrameFeatures, tokens: Tensor, rows: Rows
