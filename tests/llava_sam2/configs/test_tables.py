@@ -128,6 +128,13 @@ def test_without_data_nothing_but_files_and_the_model_parts_is_missing(tmp_path,
     assert files and all(file.startswith("nowhere/") for file in files)
 
 
+def test_benchmarks_are_averaged_as_published(tmp_path):
+    """ReVOS over its two types, Ref-DAVIS17 over its annotators, others over expressions."""
+    benchmarks = load(tmp_path, Path("nowhere"))["benchmarks"]
+    parts = {name for name, entry in benchmarks.items() if entry.get("average") == "parts"}
+    assert parts == {"revos_valid", "ref_davis17"}
+
+
 NAMES = " ".join(DATASETS.values()).split()
 
 

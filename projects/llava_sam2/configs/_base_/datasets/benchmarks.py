@@ -48,6 +48,7 @@ _video_benchmarks = dict(
     revos_valid=dict(
         type=ReferVideoBenchmark,
         rows=dict(type=revos_rows, root=f"{_vid}/ReVOS", split="valid"),
+        average="parts",
         foreground=dict(type=open_masks, source=f"{_vid}/ReVOS/mask_dict_foreground.json"),
     ),
     ref_davis17=dict(
