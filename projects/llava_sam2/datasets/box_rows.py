@@ -41,7 +41,7 @@ class BoxTrack:
         box = self.box(frame)
         if box is None:
             return None
-        x1, y1, x2, y2 = (round(value) for value in box)
+        x1, y1, x2, y2 = (max(round(value), 0) for value in box)  # a pixel out is tolerated
         mask = np.zeros(self.size, dtype=bool)
         mask[y1:y2, x1:x2] = True
         return mask

@@ -57,11 +57,23 @@ class _Sampler:
 
 
 class UniformFrames(_Sampler):
-    """Evenly spaced, first and last frame included; a single one is the middle one."""
+    """Evenly spaced, first and last frame included; a single one is the middle one.
+
+    Args:
+        jitter: draw one frame of each of ``num`` equal parts of the video instead: as far apart,
+            but others each time. For training, which would never see the rest of a video otherwise.
+    """
+
+    def __init__(self, *, num: int, jitter: bool = False) -> None:
+        super().__init__(num=num)
+        self.jitter = jitter
 
     def pick(
         self, count: int, generator: np.random.Generator, target: int | None
     ) -> Sequence[int] | np.ndarray:
+        if self.jitter:
+            edges = np.arange(self.num + 1) * count // self.num
+            return _with(generator.integers(edges[:-1], edges[1:]), target)
         single = [(count - 1) // 2]
         even = single if self.num == 1 else np.linspace(0, count - 1, self.num).round()
         return _with(even, target)

@@ -187,6 +187,15 @@ def test_bad_boxes_are_named_and_may_be_skipped(tmp_path, caplog, change, reason
     assert "2 bad records" in caplog.text
 
 
+def test_a_box_up_to_a_pixel_out_of_its_frame_is_a_rectangle_within(tmp_path):
+    settings = write_boxes(tmp_path)
+    content = json.loads(settings["boxes"].read_text())
+    content["7"][0] = [-0.9, -0.6, 6.2, 6.9]
+    settings["boxes"].write_text(json.dumps(content))
+    mask = box_rows(**settings)[0].objects[0].read(0)
+    np.testing.assert_array_equal(mask, tiny.block(0, 0, 7, 6))
+
+
 def test_videos_and_files_that_are_not_there(tmp_path):
     settings = write_boxes(tmp_path)
     meta = json.loads(settings["file"].read_text())

@@ -37,6 +37,15 @@ def test_uniform_reaches_both_ends():
     assert FirstFrames(num=3)(9, generator) == [0, 1, 2]
 
 
+def test_jitter_draws_one_frame_of_each_part():
+    sampler = UniformFrames(num=3, jitter=True)
+    drawn = np.array([sampler(10, np.random.default_rng(seed)) for seed in range(200)])
+    parts = [set(column) for column in drawn.T]
+    assert parts == [{0, 1, 2}, {3, 4, 5}, {6, 7, 8, 9}]
+    assert sampler(10, np.random.default_rng(7)) == sampler(10, np.random.default_rng(7))
+    assert 4 in sampler(10, np.random.default_rng(0), target=4)
+
+
 def test_random_and_contiguous_cover_the_video():
     def seen(sampler):
         return {tuple(sampler(8, np.random.default_rng(seed))) for seed in range(300)}

@@ -10,7 +10,7 @@ data_root = os.environ.get("DATA_ROOT", "data")
 
 _box_videos = f"{data_root}/video_datas"
 _spatial = f"{data_root}/special_jsons/spatial"
-_box_sample = dict(type=BoxDataset, frames=dict(type=UniformFrames, num=6))
+_box_sample = dict(type=BoxDataset, frames=dict(type=UniformFrames, num=6, jitter=True))
 _boxes = dict(
     mevis_boxes=dict(
         **_box_sample,

@@ -30,7 +30,7 @@ _chat = dict(
             file=f"{data_root}/video_datas/chat_univi/video_chat.json",
             video_root=f"{data_root}/video_datas/chat_univi/Activity_Videos",
         ),
-        frames=dict(type=UniformFrames, num=5),
+        frames=dict(type=UniformFrames, num=5, jitter=True),
     ),
 )
 _captions = dict(

@@ -20,7 +20,7 @@ _video_sample = dict(
     mask_size=256,
     expressions=5,
     with_repetition=True,
-    frames=dict(type=UniformFrames, num=5),
+    frames=dict(type=UniformFrames, num=5, jitter=True),
 )
 _videos = dict(
     mevis=dict(**_video_sample, rows=dict(type=mevis_rows, root=f"{_video_datas}/mevis/train")),
