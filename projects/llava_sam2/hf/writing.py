@@ -119,6 +119,7 @@ def export(
     """
     folder = Path(folder)
     _check(model, folder, layout, keep_lora, force)
+    concept = _held_concept(model) if concept is None else concept
     max_bytes = parse_size(max_shard_size)
     merged = 0
     if has_lora(model.mllm.model) and not keep_lora:
@@ -164,20 +165,25 @@ def folder_state(
 
     Args:
         language: of ``model.mllm.model``, without LoRA.
+        concept: SeC's ``token_attn``, a head's or not.
     """
     if layout == "original":
         language = OriginalNames(model.mllm.model.config).to_original(language)
     heads: State = {}
     first = next((t for t in model.heads if hasattr(model.heads[t], _PROJECTOR)), None)
     for task, head in model.heads.items():
-        if concept is None and hasattr(head, _CONCEPT):
-            concept = getattr(head, _CONCEPT)
         for name, tensor in head.state_dict().items():
             if task == first and name.startswith(PROJECTOR):
                 heads[name] = tensor
             elif not name.startswith(f"{_CONCEPT}."):
                 heads[f"{HEADS}{task}.{name}"] = tensor
     return language | grounding_state(model.grounding, concept=concept) | heads
+
+
+def _held_concept(model: Sa2VA) -> nn.Module | None:
+    """The ``token_attn`` of the first head that has one."""
+    held = (getattr(head, _CONCEPT) for head in model.heads.values() if hasattr(head, _CONCEPT))
+    return next(held, None)
 
 
 # ---- the small files --------------------------------------------------------------------------

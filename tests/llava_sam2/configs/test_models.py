@@ -90,10 +90,12 @@ def test_it_builds_on_the_meta_device(name):
     trains = [name for name, p in built.named_parameters() if p.requires_grad]
     assert all(p.dtype == torch.float32 for p in built.parameters() if p.requires_grad)
     assert not [name for name in trains if "vision_tower" in name or "propagation" in name]
+    assert not [name for name in trains if "token_attn" in name]  # frozen, as in SeC
     assert not [name for name in trains if "grounding" in name and "mask_decoder" not in name]
     layers = RELEASED[size]["llm_config"]["num_hidden_layers"]
     assert sum("lora_A" in name for name in trains) == 7 * layers
     assert any("lm_head" in name for name in trains)
+    assert any("multi_modal_projector" in name for name in trains)
     assert any("embed_tokens" in name for name in trains)
 
 

@@ -20,6 +20,7 @@ from projects.llava_sam2.hf import load, sa2va_from_folder, writing
 from projects.llava_sam2.hf.described import describe_heads
 from projects.llava_sam2.hf.shards import parse_size
 from projects.llava_sam2.hf.writing import export, jinja
+from projects.llava_sam2.models.heads import ConceptHead, seg_projector
 from tests.llava_sam2.datasets.tiny import picture, save_jpeg, write_tokenizer
 from tests.llava_sam2.hf import toy_export
 from tools import convert_to_hf
@@ -300,6 +301,25 @@ def test_an_export_that_nobody_asked_says_so(tmp_path, model):
     export(model, tmp_path / "out")
     with pytest.raises(ValueError, match="does not say how its model is asked"):
         load(tmp_path / "out")
+
+
+def test_concept_attention_of_a_head_makes_it_secs_layout(tmp_path, tree, model):
+    head = ConceptHead(projector=seg_projector(hidden=32, out=64))
+    head.start_from(model.grounding)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.add_(0.1)  # it is no copy of memory attention any more
+    model.heads = torch.nn.ModuleDict({"concept": head})
+    export(model, tmp_path / "out", layout="original")
+    said = json.loads((tmp_path / "out/config.json").read_text())
+    assert (said["architectures"], said["model_type"]) == (["SeCModel"], "sec")
+    with safe_open(tmp_path / "out/model.safetensors", "pt") as file:
+        named = [name for name in file.keys() if name.startswith("grounding_encoder.")]
+    assert any(name.startswith("grounding_encoder.token_attn.") for name in named)
+    assert not any("sam2_model" in name for name in named)
+    again = sa2va_from_folder(path=tmp_path / "out", dtype="auto").heads["concept"]
+    for name, tensor in head.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
 
 
 def test_sizes():

@@ -60,6 +60,7 @@ model = dict(
         targets=["self_attn.*_proj", "mlp.*_proj"],
     ),
     trainable=[
+        "mllm.model.model.multi_modal_projector",  # the reference freezes tower and layers alone
         "mllm.model.model.language_model.embed_tokens",
         "mllm.model.lm_head",
         "grounding.blocks.mask_decoder",

@@ -39,3 +39,5 @@ model["heads"].update(  # noqa: F405
         ),
     ),
 )
+# as in SeC: the concepts learn to be what a frozen memory attention understands
+model["trainable"].append("!heads.concept.token_attn")  # noqa: F405
