@@ -8,13 +8,12 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import nn
 
 from projects.common.conversation import GROUNDING_TOKENS, SEG
 from projects.llava_sam2.hf import export, grounded_parts, internvl_from_folder, sa2va_from_folder
 from projects.llava_sam2.hf.shards import wanted
 from projects.llava_sam2.hf.writing import folder_state
-from projects.llava_sam2.models.heads import ChatHead, SegmentHead, seg_projector
+from projects.llava_sam2.models.heads import ChatHead, ConceptHead, SegmentHead, seg_projector
 from projects.sam2_video.modeling import build_sam2, sam2_config, to_meta_state
 from tests.llava_sam2.hf import original
 
@@ -22,13 +21,10 @@ SIDE = 128
 HIDDEN = 32
 
 
-class ConceptHead(nn.Module):
-    """What a concept head will be for a folder: a projector, and a token_attn of that name."""
-
-    def __init__(self, sam2):
-        super().__init__()
-        self.text_hidden_fcs = seg_projector(hidden=HIDDEN, out=256)
-        self.token_attn = type(sam2.blocks.memory_attention)(sam2.blocks.config)
+def concept_head(sam2):
+    head = ConceptHead(projector=seg_projector(hidden=HIDDEN, out=256))
+    head.start_from(sam2)
+    return head
 
 
 def write_release(folder, kind):
@@ -131,7 +127,7 @@ def test_secs_concept_attention_is_never_lost_silently(releases):
     parts = grounded_parts(path=folder, image_size=SIDE)
     wanted_weight = state["grounding_encoder.token_attn.layers.0.linear1.weight"]
     assert torch.equal(parts.concept.layers[0].linear1.weight.to(torch.bfloat16), wanted_weight)
-    head = ConceptHead(parts.grounding)
+    head = concept_head(parts.grounding)
     model = sa2va_from_folder(path=folder, image_size=SIDE, heads={"concept": head})
     state_of = {f"token_attn.{k}": v for k, v in parts.concept.state_dict().items()}
     assert all(torch.equal(model.heads["concept"].state_dict()[k], v) for k, v in state_of.items())
@@ -169,9 +165,10 @@ def test_the_round_trip_is_equal_to_the_bit(tmp_path, releases, kind):
 def test_the_concept_head_is_saved_in_secs_names(releases):
     folder, state = releases["sec"]
     parts = grounded_parts(path=folder, image_size=SIDE, dtype="auto")
-    head = ConceptHead(parts.grounding)
+    head = concept_head(parts.grounding)
     model = sa2va_from_folder(path=folder, image_size=SIDE, dtype="auto", heads={"concept": head})
-    found = folder_state(model, wanted(model.mllm.model), layout="original")
+    base = wanted(model.mllm.model)
+    found = folder_state(model, base, layout="original", concept=head.token_attn)
     assert {name for name in found} == set(state)
     assert all(torch.equal(found[name].to(torch.bfloat16), state[name]) for name in state)
 

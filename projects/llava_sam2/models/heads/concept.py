@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from projects.llava_sam2.models.adapter import LanguageAdapter
-from projects.llava_sam2.models.heads.segment import Rows, pair_rows, stand_in
-from projects.llava_sam2.models.normalise import mean_count, most_over_ranks
-from projects.llava_sam2.models.seg_tokens import check_counts, gather_seg
+from projects.llava_sam2.models.normalise import most_over_ranks
+from projects.llava_sam2.models.seg_rows import Rows, rows_of
 from projects.llava_sam2.structures import GroundingBatch
 from projects.sam2_video.losses import MultiStepMaskLoss, Step
 from projects.sam2_video.modeling import FrameFeatures, MaskCandidates, Sam2
@@ -122,21 +121,16 @@ class ConceptHead(nn.Module):
         hidden = mllm(
             batch.input_ids, batch.attention_mask, batch.pixel_values, regions=batch.regions
         )
-        seg_hidden, counts = gather_seg(hidden, batch.input_ids, mllm.seg_id)
-        check_counts(counts, batch.masks, batch.names)
-        rows, frames = pair_rows(counts, batch), batch.grounding_frames
-        count = 0 if rows is None else len(rows.frame)
-        scale = 1 / mean_count(count, hidden.device, known=batch.mean_counts.get("rows"))
-        if rows is None:
-            rows, frames, seg_hidden = stand_in(hidden, grounding)
-            scale = scale * 0
-        features = grounding.encode_frames(frames)
-        candidates = self._decode(grounding, features, self.project(seg_hidden), rows)
+        rows = rows_of(batch, hidden, seg_id=mllm.seg_id, grounding=grounding)
+        features = grounding.encode_frames(rows.frames)
+        candidates = self._decode(grounding, features, self.project(rows.seg_hidden), rows)
         losses = self._mask_losses(candidates, rows.targets)
         language = self.language_weight * mllm.language_loss(
             hidden, batch.labels, mean_count=batch.mean_counts.get("tokens")
         )
-        return {"loss_language": language} | {key: scale * value for key, value in losses.items()}
+        return {"loss_language": language} | {
+            key: rows.weight * value for key, value in losses.items()
+        }
 
     def _decode(
         self, grounding: Sam2, features: FrameFeatures, concepts: Tensor, rows: Rows

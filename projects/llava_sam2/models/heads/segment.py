@@ -12,8 +12,6 @@ together; R rows; every expression is decoded on every frame of its sample, in t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,8 +20,8 @@ from torch.utils.checkpoint import checkpoint
 from projects.common.losses import dice_loss, mask_iou, point_sample, sample_uncertain_points
 from projects.llava_sam2.models.adapter import LanguageAdapter
 from projects.llava_sam2.models.language_unroll import LanguageUnroll
-from projects.llava_sam2.models.normalise import mean_count, most_over_ranks
-from projects.llava_sam2.models.seg_tokens import check_counts, gather_seg
+from projects.llava_sam2.models.normalise import most_over_ranks
+from projects.llava_sam2.models.seg_rows import Rows, rows_of
 from projects.llava_sam2.structures import GroundingBatch
 from projects.sam2_video.modeling import FrameFeatures, MaskCandidates, Prompt, Sam2
 
@@ -49,15 +47,6 @@ def decode_language(
     conditioned = features.with_embed(grounding.add_no_memory(features.embed))
     prompt = Prompt(tokens=tokens[:, None])  # decode_masks puts the empty point beside it
     return grounding.decode_masks(conditioned, prompt, multimask=False, decoder=decoder)
-
-
-@dataclass
-class Rows:
-    """Which expression is decoded on which frame, and what should come out."""
-
-    expression: Tensor  # [R] int64, index into the K [SEG] tokens
-    frame: Tensor  # [R] int64, index into the F frames
-    targets: Tensor  # [R, h, w] bool
 
 
 class SegmentHead(nn.Module):
@@ -134,16 +123,9 @@ class SegmentHead(nn.Module):
         hidden = mllm(
             batch.input_ids, batch.attention_mask, batch.pixel_values, regions=batch.regions
         )
-        seg_hidden, counts = gather_seg(hidden, batch.input_ids, mllm.seg_id)
-        check_counts(counts, batch.masks, batch.names)
-        rows, frames = pair_rows(counts, batch), batch.grounding_frames
-        count = 0 if rows is None else len(rows.frame)
-        scale = 1 / mean_count(count, hidden.device, known=batch.mean_counts.get("rows"))
-        if rows is None:
-            rows, frames, seg_hidden = stand_in(hidden, grounding)
-            scale = scale * 0
-        features = self._encode(grounding, frames)
-        tokens = self.project(seg_hidden)
+        rows = rows_of(batch, hidden, seg_id=mllm.seg_id, grounding=grounding)
+        features = self._encode(grounding, rows.frames)
+        tokens = self.project(rows.seg_hidden)
         if self.unroll is None:
             candidates = self._decode(grounding, features, tokens, rows)
         else:
@@ -155,7 +137,9 @@ class SegmentHead(nn.Module):
         language = self.language_weight * mllm.language_loss(
             hidden, batch.labels, mean_count=batch.mean_counts.get("tokens")
         )
-        return {"loss_language": language} | {k: scale * row.sum() for k, row in losses.items()}
+        return {"loss_language": language} | {
+            key: rows.weight * row.sum() for key, row in losses.items()
+        }
 
     def _encode(self, grounding: Sam2, frames: Tensor) -> FrameFeatures:
         """Features of the frames; behind them, there may be some of repeated frames."""
@@ -246,38 +230,9 @@ class SegmentHead(nn.Module):
         return logits, point_sample(targets[:, None].float(), points)[:, 0]
 
 
-def pair_rows(counts: list[int], batch: GroundingBatch) -> Rows | None:
-    """Every expression of a sample with each of the sample's frames; None if there are no masks."""
-    expressions, frames, targets = [], [], []
-    first_token = first_frame = 0
-    for count, length, masks in zip(counts, batch.frames_per_sample, batch.masks, strict=True):
-        if masks is not None and count:
-            expressions.append(
-                torch.arange(first_token, first_token + count).repeat_interleave(length)
-            )
-            frames.append(torch.arange(first_frame, first_frame + length).repeat(count))
-            targets.append(masks.flatten(0, 1))
-        first_token += count
-        first_frame += length
-    if not targets:
-        return None
-    device = batch.input_ids.device
-    return Rows(torch.cat(expressions).to(device), torch.cat(frames).to(device), torch.cat(targets))
-
-
 def _resize(masks: Tensor, targets: Tensor) -> Tensor:
     """Logits ``[R, a, b]`` at the resolution of ``targets``."""
     if masks.shape[1:] == targets.shape[1:]:
         return masks
     size = tuple(targets.shape[1:])
     return F.interpolate(masks[:, None], size, mode="bilinear", align_corners=False)[:, 0]
-
-
-def stand_in(hidden: Tensor, grounding: Sam2) -> tuple[Rows, Tensor, Tensor]:
-    """One row on a black frame, in place of none."""
-    size, device = grounding.image_size, hidden.device
-    index = torch.zeros(1, dtype=torch.int64, device=device)
-    side = grounding.mask_size
-    empty = torch.zeros(1, side, side, dtype=torch.bool, device=device)
-    frames = torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device)
-    return Rows(index, index, empty), frames, hidden[0, :1]
