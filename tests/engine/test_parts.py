@@ -241,6 +241,7 @@ MISTAKES = {
     "validation.patients=2": "validation.patients: unknown key, did you mean 'patience'?",
     "ema.decay=1.5": "ema: decay 1.5 must lie in (0, 1)",
     "watchdog.minutes=0": "watchdog.minutes: 0 must be positive",
+    "on_bad_loss=ignore": "on_bad_loss: 'ignore' is none of stop, skip",
     "train_cfg.phases_per_epoch=0": "train_cfg.phases_per_epoch: 0",
     "checkpoint.interval=0": "checkpoint.interval: 0 is no number of steps",
 }

@@ -12,6 +12,7 @@ benchmarks        name -> dict(type=...)
 validation        interval (as above), benchmarks, max_items, best, higher_is_better, patience,
                   min_delta
 ema               decay, warmup                             watchdog: minutes
+on_bad_loss       "stop" or "skip" a step whose loss is not finite
 precision         "fp32" or "bf16"                          seed, data_root, load_from
 vis_backends      mmengine's, TensorBoard by default        custom_hooks, find_unused_parameters
 """
@@ -25,8 +26,10 @@ from types import ModuleType
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.optim import OptimWrapper
 
 from projects.common import registry
+from projects.common.engine.bad_loss import ON_BAD_LOSS
 from projects.common.engine.interval import UNITS
 from projects.common.engine.model import PRECISIONS
 from projects.common.reading import ON_READ_ERROR
@@ -57,6 +60,7 @@ KNOWN_KEYS = (
     "validation",
     "ema",
     "watchdog",
+    "on_bad_loss",
     "precision",
     "seed",
     "data_root",
@@ -177,7 +181,23 @@ def _value_mistakes(tree: dict[str, Any]) -> list[str]:
     if "train_cfg" in tree and ("max_steps" in length) == ("max_epochs" in length):
         found.append("train_cfg: give max_steps or max_epochs, one of them")
     found += _loader_mistakes(tree.get("train_dataloader", {}))
+    found += _bad_loss_mistakes(tree)
     return found
+
+
+def _bad_loss_mistakes(tree: dict[str, Any]) -> Iterator[str]:
+    choice, optim = tree.get("on_bad_loss", "stop"), tree.get("optim_wrapper", {})
+    if choice not in ON_BAD_LOSS:
+        yield f"on_bad_loss: {choice!r} is none of {', '.join(ON_BAD_LOSS)}"
+    if choice != "skip":
+        return
+    if optim.get("accumulative_counts", 1) != 1:
+        yield (
+            "on_bad_loss: 'skip' would leave half of an update in the gradients that "
+            "optim_wrapper.accumulative_counts gathers; say 'stop', or gather none"
+        )
+    if optim.get("type") not in (None, "OptimWrapper", OptimWrapper):
+        yield f"on_bad_loss: 'skip' goes with OptimWrapper, not with {optim['type']!r}"
 
 
 def _loader_mistakes(section: dict[str, Any]) -> list[str]:

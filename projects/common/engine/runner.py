@@ -13,6 +13,7 @@ from torch import nn
 
 from projects.common import registry
 from projects.common.engine import checkpoints
+from projects.common.engine.bad_loss import SkippingOptimWrapper
 from projects.common.engine.best import Best
 from projects.common.engine.config import EMA, WATCHDOG, check_config, plain, scale_schedulers
 from projects.common.engine.distributed import (
@@ -231,7 +232,7 @@ def _assemble(
             "watchdog_minutes": watchdog["minutes"],
             "accumulate": tree["optim_wrapper"].get("accumulative_counts", 1),
         },
-        optim_wrapper=_optim_config(tree["optim_wrapper"], strategy),
+        optim_wrapper=_optim_config(tree, strategy),
         param_scheduler=schedulers or None,
         strategy=strategy,
         default_hooks={"timer": None, "sampler_seed": None, "logger": None, "checkpoint": None},
@@ -245,11 +246,14 @@ def _assemble(
     )
 
 
-def _optim_config(optim: dict[str, Any], strategy) -> dict[str, Any]:
+def _optim_config(tree: dict[str, Any], strategy) -> dict[str, Any]:
     """The same optimizer for both launchers; DeepSpeed itself clips and accumulates."""
-    optim = {"type": OptimWrapper, "constructor": TrainableGroups, **optim}
+    optim = {"type": OptimWrapper, "constructor": TrainableGroups, **tree["optim_wrapper"]}
+    skip = tree.get("on_bad_loss") == "skip"
+    if skip:
+        optim["type"] = SkippingOptimWrapper
     if strategy.kind["engine"] == "deepspeed":
         for key in ("clip_grad", "accumulative_counts"):
             optim.pop(key, None)
-        optim["type"] = "DeepSpeedOptimWrapper"
+        optim["type"] = strategy.optim_wrapper_type(skip_bad_loss=skip)
     return optim

@@ -27,6 +27,7 @@ from xtuner.configs import cfgs_name_path
 from xtuner.engine._strategy import DeepSpeedStrategy
 
 from projects.common.engine import checkpoints
+from projects.common.engine.bad_loss import SkipsBadLoss
 from projects.common.engine.distributed import get_rank, get_world_size
 from projects.common.engine.memory import BUCKET
 
@@ -85,6 +86,10 @@ class _SafeShards(TorchCheckpointEngine):
             return torch.load(path, map_location=map_location, weights_only=True)
 
 
+class SkippingZeroOptimWrapper(SkipsBadLoss, mmengine_deepspeed.DeepSpeedOptimWrapper):
+    """mmengine's wrapper of DeepSpeed, which leaves out steps whose loss is not finite."""
+
+
 class ZeroStrategy(DeepSpeedStrategy):
     """xtuner's strategy, whose checkpoints also load without DeepSpeed."""
 
@@ -107,6 +112,10 @@ class ZeroStrategy(DeepSpeedStrategy):
     @property
     def module(self) -> nn.Module:
         return self.model.module
+
+    def optim_wrapper_type(self, *, skip_bad_loss: bool) -> type:
+        plain = mmengine_deepspeed.DeepSpeedOptimWrapper
+        return SkippingZeroOptimWrapper if skip_bad_loss else plain
 
     def _wrap_model(self, model: nn.Module) -> Any:
         # Buckets are allocated whole, two of 500 million float32 by default: 4 GB beside a model of

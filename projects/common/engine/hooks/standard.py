@@ -38,7 +38,8 @@ def standard_hooks(
     checkpoint = {**CHECKPOINT, **tree.get("checkpoint", {})}
     saves = rhythm(checkpoint["interval"])
     rhythms, best = [], Best()
-    hooks: list[Hook] = [StepSeedHook(seed=seed), FiniteLossHook(), SampleEventsHook()]
+    finite = FiniteLossHook(on_bad_loss=tree.get("on_bad_loss", "stop"))
+    hooks: list[Hook] = [StepSeedHook(seed=seed), finite, SampleEventsHook()]
     if tree.get("ema") is not None:
         hooks.append(EmaHook(accumulate=accumulate))
     if tree.get("validation") is not None:
