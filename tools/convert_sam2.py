@@ -39,7 +39,7 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
         "--cfg-options", nargs="+", action=DictAction, default={}, help="key=value ... of --config"
     )
     parser.add_argument("--image-size", type=int, help="for transformers' config (default: 1024)")
-    parser.add_argument("--force", action="store_true", help="replace OUT")
+    parser.add_argument("--force", action="store_true", help="replace OUT; convert NaN too")
     return parser.parse_args(arguments)
 
 

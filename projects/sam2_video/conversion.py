@@ -112,13 +112,13 @@ def convert(
         trained: instead of ``start``: the model of the config that trained ``source``, as built,
             which holds the start weights.
         image_size: side of the square input, for transformers' files; None: the source's, or 1024.
-        force: replace what is at ``target``.
+        force: replace what is at ``target``, and convert weights that are not finite.
 
     Raises:
         FileExistsError: ``target`` is there.
         FileNotFoundError, ValueError: no SAM 2 in ``source``, a part of a model without its rest,
-            a rest that it was not trained beside, tensors that do not fit, or a form that cannot
-            hold this model. Nothing is written then.
+            a rest that it was not trained beside, tensors that do not fit or are not finite, or a
+            form that cannot hold this model. Nothing is written then.
     """
     source, target = Path(source), Path(target)
     _check_target(target, to, force)
@@ -133,6 +133,7 @@ def convert(
     config = found.config or _released_config(state, found, image_size)
     _complete(state, report)
     _fit(state, config, report, found)
+    _check_finite(state, report, force)
     if found.fingerprints:
         _check_start(found, state, config)
     report.matched = sum(key in own for key in state)
@@ -259,6 +260,20 @@ def _fit(state: State, config: Sam2VideoConfig, report: Conversion, found: _Sour
     ]
     if shapes:
         raise ValueError(f"{found.path} does not fit its size: {_some(shapes)}")
+
+
+def _check_finite(state: State, report: Conversion, force: bool) -> None:
+    """A run that diverged leaves NaN, which no program that loads the file would complain about."""
+    broken = [key for key, value in state.items() if not value.isfinite().all()]
+    if not broken:
+        return
+    found = f"{len(broken)} of {len(state)} tensors hold NaN or infinity: {_some(broken)}"
+    if not force:
+        raise ValueError(
+            f"{report.source}: {found}. The run that wrote it diverged, or the file is damaged: "
+            "take an earlier checkpoint, or convert it all the same by --force"
+        )
+    report.notes.append(found)
 
 
 def _check_start(found: _Source, state: State, config: Sam2VideoConfig) -> None:

@@ -212,6 +212,27 @@ def test_what_is_there_stays_unless_forced(folder, meta_file, transformers_folde
     assert (transformers_folder / "model.safetensors").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(float("nan"), None), (-float("inf"), torch.bfloat16)]
+)
+def test_weights_of_a_run_that_diverged(tmp_path, capsys, value, dtype):
+    state = toy_sam2(seed=3).blocks.state_dict()
+    state["mask_decoder.iou_token.weight"][0, -1] = value
+    weights, out = tmp_path / "toy.safetensors", tmp_path / "hf"
+    prefixed = {f"sam2.blocks.{key}": tensor.to(dtype) for key, tensor in state.items()}
+    save_weights(prefixed, weights, {})
+    call = [str(weights), str(out), "--to", "transformers"]
+    call += ["--config", "projects/sam2_video/configs/toy.py"]
+    assert main(call) == 1
+    said = capsys.readouterr().err
+    assert f"1 of {len(state)} tensors hold NaN or infinity: mask_decoder.iou_token.weight" in said
+    assert "--force" in said and str(weights) in said and not out.exists()
+    assert main([*call, "--force"]) == 0
+    assert "note: 1 of" in capsys.readouterr().out
+    written = read_state(out)["mask_decoder.iou_token.weight"]
+    assert not written.isfinite().all() and written.isfinite().sum() == written.numel() - 1
+
+
 @pytest.mark.parametrize("to", ["meta", "transformers", "ours"])
 def test_nothing_half_written_stays(folder, transformers_folder, tmp_path, monkeypatch, to):
     def fail(*_, **__):
