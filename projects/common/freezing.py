@@ -53,7 +53,10 @@ def keep_frozen_in_eval(module: nn.Module) -> None:
     parameters = list(module.parameters())
     if parameters and not any(parameter.requires_grad for parameter in parameters):
         for part in module.modules():
-            part.training = False  # not eval(): that calls the train() that calls this
+            # A layer that is to be recomputed asks its own flag whether to; dropouts within it have
+            # theirs. It may be frozen and still hold activations, for what trains before it.
+            recomputed = part.training and getattr(part, "gradient_checkpointing", False)
+            part.training = recomputed  # not eval(): that calls the train() that calls this
         return
     for child in module.children():
         keep_frozen_in_eval(child)
@@ -117,8 +120,15 @@ def has_lora(module: nn.Module) -> bool:
     return any(_is_lora(child) for child in module.modules())
 
 
-def merge_lora(module: nn.Module) -> int:
+@torch.no_grad()
+def merge_lora(module: nn.Module, *, dtype: torch.dtype | None = None) -> int:
     """Fold all LoRA matrices into their layers and put the plain layers back, in place.
+
+    Sums are made in float32 and rounded once; peft's own ``merge`` rounds the difference to the
+    layer's precision before it adds it, and the sum again.
+
+    Args:
+        dtype: of the merged weights; None: each as its layer's.
 
     Returns:
         How many layers were merged.
@@ -130,9 +140,16 @@ def merge_lora(module: nn.Module) -> int:
     if not layers:
         raise ValueError("nothing to merge: the model holds no LoRA layer")
     for name, layer in layers:
-        layer.merge(safe_merge=True)
+        plain = layer.get_base_layer()
+        merged = plain.weight.float()
+        for adapter in layer.active_adapters:
+            a, b = layer.lora_A[adapter].weight.float(), layer.lora_B[adapter].weight.float()
+            merged = merged + layer.scaling[adapter] * (b @ a)
+        if not merged.isfinite().all():
+            raise ValueError(f"merging LoRA into {name} makes weights that are not finite")
+        plain.weight.data = merged.to(dtype or plain.weight.dtype)
         parent, _, attribute = name.rpartition(".")
-        setattr(module.get_submodule(parent), attribute, layer.get_base_layer())
+        setattr(module.get_submodule(parent), attribute, plain)
     return len(layers)
 
 

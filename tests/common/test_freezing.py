@@ -128,6 +128,32 @@ def test_merged_lora_gives_the_same_outputs_with_plain_layers(model):
         freezing.merge_lora(model)
 
 
+@pytest.mark.parametrize("wanted", [None, torch.float32])
+def test_lora_is_folded_in_float32_and_rounded_once(wanted):
+    torch.manual_seed(1)
+    model = Block(64).to(torch.bfloat16)
+    freezing.add_lora(model, rank=8, alpha=16, targets=["q_proj"])
+    layer = model.q_proj
+    with torch.no_grad():
+        for parameter in (layer.lora_A["default"].weight, layer.lora_B["default"].weight):
+            parameter.data = torch.randn(parameter.shape) * 0.03  # as in training: float32
+    base = layer.base_layer.weight.detach().clone()
+    product = layer.lora_B["default"].weight.detach() @ layer.lora_A["default"].weight.detach()
+    exact = base.double() + 16 / 8 * product.double()
+    twice = base + (16 / 8 * product).to(torch.bfloat16)  # rounded before and after
+    assert freezing.merge_lora(model, dtype=wanted) == 1
+    assert model.q_proj.weight.dtype == (wanted or torch.bfloat16)
+    torch.testing.assert_close(model.q_proj.weight, exact.float().to(wanted or torch.bfloat16))
+    assert not torch.equal(twice.float(), exact.float().to(torch.bfloat16).float())
+
+
+def test_a_merge_that_is_not_finite_is_refused_by_name(model):
+    freezing.add_lora(model, rank=2, alpha=4, targets=["q_proj"])
+    model.decoder.q_proj.lora_B["default"].weight.data.fill_(float("inf"))
+    with pytest.raises(ValueError, match=r"merging LoRA into decoder\.q_proj"):
+        freezing.merge_lora(model)
+
+
 @pytest.mark.parametrize("target", ["k_proj", "decoder.dropout", "proj"])
 def test_lora_target_that_matches_nothing(model, target):
     with pytest.raises(ValueError, match=f"LoRA target '{target}' matches no linear layer"):

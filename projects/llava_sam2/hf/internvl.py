@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +41,7 @@ from projects.llava_sam2.hf.grounding import GROUNDING_PREFIXES
 from projects.llava_sam2.hf.names import OriginalNames
 from projects.llava_sam2.hf.placeholder import byte_tokenizer
 from projects.llava_sam2.hf.shards import TensorFolder, fill, plan
+from projects.llava_sam2.models.adapter import cast_weights
 from projects.llava_sam2.models.mllm import InternVL
 
 logger = logging.getLogger(__name__)
@@ -49,7 +53,7 @@ EMBEDDINGS = (
     "language_model.model.embed_tokens.weight",
     "language_model.model.tok_embeddings.weight",
 )
-_TABLES = ("embed_tokens.weight", "tok_embeddings.weight")
+_LAYER = re.compile(r"language_model\..*layers\.\d+\.")
 _CHATML = {"llama": "internlm2_chat"}  # all others among InternVL's language models are Qwen's
 
 
@@ -89,7 +93,7 @@ def internvl_from_folder(
         tokenizer = tokenizer or byte_tokenizer()
         template = template or default_template(RELEASED[size], config, where=size)
         check_template(tokenizer, template)
-        model = InternVLForConditionalGeneration(config).to(DTYPES[dtype])
+        model = cast_weights(InternVLForConditionalGeneration(config), DTYPES[dtype])
     else:
         folder = Path(path)
         said = read_config(folder)
@@ -205,7 +209,7 @@ def load_internvl(
 ) -> tuple[InternVLForConditionalGeneration, LoadReport]:
     """The model of a folder, and what became of every tensor of its language part.
 
-    ``dtype`` None takes the type of the file's embeddings.
+    ``dtype`` None takes the type of most of the file's decoder layers.
     """
     source = TensorFolder(folder)
     dtype = dtype or _stored_dtype(source)
@@ -281,8 +285,12 @@ def _load_transformers(
 
 
 def _stored_dtype(source: TensorFolder) -> torch.dtype:
-    tables = [t for n, t in source.dtypes.items() if n.endswith(_TABLES)]
-    return tables[0] if tables else torch.float32
+    """That of most of the decoder layers; what was trained may lie beside them in float32."""
+    counts: Counter[torch.dtype] = Counter()
+    for name, dtype in source.dtypes.items():
+        if dtype is not None and _LAYER.search(name):
+            counts[dtype] += math.prod(source.shapes[name])
+    return counts.most_common(1)[0][0] if counts else torch.float32
 
 
 def _as_it_is(name: str, tensor: Tensor) -> dict[str, Tensor]:

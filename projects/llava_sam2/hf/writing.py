@@ -123,7 +123,7 @@ def export(
     max_bytes = parse_size(max_shard_size)
     merged = 0
     if has_lora(model.mllm.model) and not keep_lora:
-        merged = merge_lora(model.mllm.language_model)
+        merged = merge_lora(model.mllm.language_model, dtype=dtype)
     said, notes = describe(model, ask=ask)
     base, lora = split_lora(wanted(model.mllm.model))
     state = folder_state(model, base, layout=layout, concept=concept)
@@ -198,7 +198,8 @@ def _write_config(
     dtype: torch.dtype | None,
 ) -> None:
     config = mllm.model.config
-    stored = str(dtype or mllm.model.dtype).removeprefix("torch.")
+    layers = mllm.language_model.norm.weight.dtype  # what trained may be float32 beside them
+    stored = str(dtype or layers).removeprefix("torch.")
     if layout == "original":
         names = ("SeCModel", "sec") if concept is not None else ("Sa2VAChatModel", "sa2va_chat")
         plain = {

@@ -16,7 +16,7 @@ it has seen the [SEG].
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ from projects.common.conversation import (
 )
 from projects.llava_sam2.models.generation import Generated, generate
 from projects.llava_sam2.models.language_loss import LanguageLoss
+from projects.llava_sam2.models.recompute import recompute_layers
 from projects.llava_sam2.models.visual_tokens import (
     VisualTokens,
     check_regions,
@@ -90,9 +91,19 @@ class LanguageAdapter(nn.Module, ABC):
         grow_vocabulary(model, len(tokenizer))
         self.model = model
         if gradient_checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": False})
+            recompute_layers(model)
         for name, values in (("mean", self.image_mean), ("std", self.image_std)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> LanguageAdapter:
+        """Moves and casts (``.to``, ``.bfloat16``, engines) reach all but the rotary tables, which
+        only move: rounded to bfloat16, they are a turn off after a few thousand positions."""
+        before = rotary_tables(self.model)
+        super()._apply(fn, recurse)
+        for module, name, table in before:
+            if not table.is_meta:
+                module._buffers[name] = table.to(module._buffers[name].device)
+        return self
 
     # ---- what differs between language models -----------------------------------------------
 
@@ -318,6 +329,23 @@ class LanguageAdapter(nn.Module, ABC):
             return embeddings
         black = torch.zeros(1, 3, self.tile_size, self.tile_size, device=embeddings.device)
         return embeddings + self.visual_features(black).sum().to(embeddings) * 0
+
+
+def rotary_tables(model: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
+    """Inverse frequencies of rotary positions, with the modules that hold them and their names."""
+    return [
+        (module, name, buffer)
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if name.endswith("inv_freq") and buffer is not None
+    ]
+
+
+def cast_weights(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """The parameters in another precision, in place; rotary tables stay as precise as they are."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
 
 
 def grow_vocabulary(model: PreTrainedModel, size: int) -> None:

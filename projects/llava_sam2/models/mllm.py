@@ -35,4 +35,5 @@ class InternVL(LanguageAdapter):
         side = int((patches.shape[1] - 1) ** 0.5)
         grid = patches[:, 1:].unflatten(1, (side, side))  # the class token says nothing here
         tokens = inner.pixel_shuffle(grid, scale_factor=self.model.config.downsample_ratio)
-        return inner.multi_modal_projector(tokens.flatten(1, 2))
+        projector = inner.multi_modal_projector  # float32 where it trains, beside a frozen tower
+        return projector(tokens.flatten(1, 2).to(projector.linear_1.weight.dtype))

@@ -177,6 +177,24 @@ def test_a_bf16_language_model_answers_with_a_float32_sam(tmp_path, tree, model,
     same(found, wanted, differing=0.1)
 
 
+@pytest.mark.parametrize("layout", ["transformers", "original"])
+def test_auto_is_what_the_layers_are_stored_in_beside_trained_float32(
+    tmp_path, tree, model, layout
+):
+    for parameter in model.mllm.parameters():
+        if not parameter.requires_grad:  # as a run begins: frozen bfloat16, what trains float32
+            parameter.data = parameter.data.to(torch.bfloat16)
+    export(model, tmp_path / "out", layout=layout, ask=convert_to_hf.asked(tree))
+    said = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert said["dtype" if layout == "transformers" else "torch_dtype"] == "bfloat16"
+    predictor = load(tmp_path / "out")
+    assert {p.dtype for p in predictor.model.mllm.parameters()} == {torch.bfloat16}
+    words = model.mllm.model.get_input_embeddings().weight
+    assert words.dtype == torch.float32  # and no trained digit was lost in the file
+    exact = sa2va_from_folder(path=tmp_path / "out", dtype="float32")
+    assert torch.equal(exact.mllm.model.get_input_embeddings().weight, words)
+
+
 # ---- the command ------------------------------------------------------------------------------
 
 

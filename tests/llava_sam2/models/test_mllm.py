@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from projects.common.conversation import load_tokenizer, prompt_ids
+from projects.common.freezing import keep_frozen_in_eval, set_trainable
 from projects.llava_sam2.models.mllm import IMAGE_MEAN, IMAGE_STD, InternVL
 from projects.llava_sam2.models.toy import toy_internvl
+from tools.bench.common import saved_tensors
 
 
 def reference_hidden(mllm, sample):
@@ -140,6 +142,39 @@ def test_gradient_checkpointing_changes_no_gradient(tokenizer, make_sample, coll
     assert plain.model.is_activation_checkpointing
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("trains", ["multi_modal_projector", "lm_head"])
+def test_frozen_layers_are_recomputed_where_something_before_them_trains(
+    tokenizer, make_sample, collate, trains
+):
+    batch = collate(make_sample(1, ["red circle"] * 4))
+    held, gradients = [], []
+    for checkpointing in (False, True):
+        plain = toy_internvl(tokenizer=tokenizer, seed=1, layers=6)
+        mllm = InternVL(
+            model=plain.model,
+            tokenizer=tokenizer,
+            template="qwen_chat",
+            gradient_checkpointing=checkpointing,
+        )
+        set_trainable(mllm, [f"*{trains}*"])
+        mllm.train()
+        keep_frozen_in_eval(mllm)
+        assert not any(part.training for part in mllm.language_model.layers[0].self_attn.modules())
+        with saved_tensors(ignore=list(mllm.parameters())) as saved:
+            hidden = mllm(batch.input_ids, batch.attention_mask, batch.pixel_values)
+            loss = mllm.language_loss(hidden, batch.labels)
+        loss.backward()
+        held.append(saved.value)
+        gradients.append([p.grad for p in mllm.parameters() if p.requires_grad])
+    for a, b in zip(*gradients, strict=True):
+        assert a.any()
+        torch.testing.assert_close(a, b)
+    if trains == "lm_head":
+        assert held[0] == held[1]  # no layer holds anything: there is nothing to recompute
+    else:
+        assert held[1] < 0.5 * held[0]
 
 
 def test_embeddings_grow_to_the_tokenizer(tokenizer, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from projects.llava_sam2.hf.internvl import internvl_from_folder
 from projects.llava_sam2.models.sa2va import Sa2VA
 from projects.llava_sam2.models.toy import toy_internvl
 from tests.llava_sam2.models.toy_parts import segment_head, toy_sam2
@@ -58,3 +59,42 @@ def test_it_answers_without_autocast_as_a_float32_model_nearly_does(model, make_
     assert torch.nn.functional.cosine_similarity(half.float(), full, dim=-1).min() > 0.99
     [answer] = model.mllm.generate([sample.input_ids], sample.pixel_values, max_new_tokens=3)
     assert len(answer.token_ids) <= 3
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_projector_that_trains_follows_a_bfloat16_tower(tokenizer, make_sample, autocast):
+    mllm = toy_internvl(tokenizer=tokenizer, seed=1)
+    mllm.model.to(torch.bfloat16)
+    model = Sa2VA(
+        mllm=mllm,
+        grounding=toy_sam2(),
+        heads={"segment": segment_head()},
+        trainable=["mllm.*.multi_modal_projector"],
+    )
+    pixels = make_sample(1).pixel_values
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        visual = model.mllm.visual_features(pixels)
+    full = toy_internvl(tokenizer=tokenizer, seed=1).visual_features(pixels)
+    assert torch.nn.functional.cosine_similarity(visual.float(), full, dim=-1).min() > 0.99
+    visual.float().sum().backward()
+    assert model.mllm.model.model.multi_modal_projector.linear_1.weight.grad.any()
+
+
+@pytest.mark.parametrize("cast", [lambda m: m.to(torch.bfloat16), torch.nn.Module.half])
+def test_rotary_tables_stay_float32_whoever_casts_the_model(tokenizer, cast):
+    mllm = toy_internvl(tokenizer=tokenizer, seed=1)
+    exact = mllm.language_model.rotary_emb.inv_freq.clone()
+    outer = torch.nn.ModuleList([mllm])  # an engine casts from outside
+    cast(outer)
+    assert mllm.language_model.norm.weight.dtype != torch.float32
+    for name in ("inv_freq", "original_inv_freq"):
+        table = getattr(mllm.language_model.rotary_emb, name)
+        assert table.dtype == torch.float32 and torch.equal(table, exact)
+    assert mllm.to("meta").language_model.rotary_emb.inv_freq.is_meta  # it still moves
+
+
+def test_random_weights_of_a_released_size_have_whole_rotary_tables():
+    with torch.device("meta"):
+        mllm = internvl_from_folder(path=None, size="1B", dtype="bfloat16")
+    assert mllm.language_model.norm.weight.dtype == torch.bfloat16
+    assert mllm.language_model.rotary_emb.inv_freq.dtype == torch.float32
