@@ -159,6 +159,8 @@ class BoxBenchmark:
         labels: what each expression uses and needs (``load_labels``); None: no breakdown.
     """
 
+    metrics = ("Acc@0.5", "mIoU", "parse_failures")
+
     def __init__(
         self, *, rows: Sequence[Row], respond: BoxResponder, labels: Labels | None = None
     ) -> None:

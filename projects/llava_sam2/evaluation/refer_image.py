@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -28,6 +28,8 @@ class ReferImageBenchmark:
         respond: who answers.
         labels: what each expression uses and needs (``load_labels``); None: no breakdown.
     """
+
+    metrics: ClassVar[tuple[str, ...]] = ("cIoU", "gIoU", "answered")
 
     def __init__(
         self,
@@ -98,6 +100,8 @@ class GeneralizedReferBenchmark(ReferImageBenchmark):
         rows, respond, labels: as of :class:`ReferImageBenchmark`.
         least_pixels: GRES takes 50 for models that do not say whether there is something.
     """
+
+    metrics = (*ReferImageBenchmark.metrics, "N-acc", "T-acc")
 
     def __init__(
         self,

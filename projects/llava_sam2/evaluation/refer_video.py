@@ -51,6 +51,8 @@ class ReferVideoBenchmark:
             (``dict(type=open_masks, source=...)``).
     """
 
+    metrics = ("J&F", "J", "F", "answered", "R")
+
     def __init__(
         self,
         *,

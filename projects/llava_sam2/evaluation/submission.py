@@ -36,6 +36,8 @@ class SubmissionBenchmark:
         respond: who answers.
     """
 
+    metrics = ("answered", "empty")
+
     def __init__(self, *, rows: Sequence[Row], respond: Responder) -> None:
         self.rows = rows
         self.respond = respond

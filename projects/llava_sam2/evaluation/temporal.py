@@ -16,6 +16,8 @@ from projects.llava_sam2.models.sa2va import Sa2VA
 
 HEAD = "temporal"
 OVERLAPS = (0.3, 0.5, 0.7)
+RECALLS = tuple(f"R1@{overlap}" for overlap in OVERLAPS)
+BY_ANNOTATORS = ("R@1_annotators", "mIoU_annotators")
 Interval = tuple[float, float]  # start and end in seconds
 
 
@@ -139,6 +141,8 @@ class TemporalBenchmark:
         labels: what each query uses and needs (``load_labels``); None: no breakdown.
     """
 
+    metrics = (*RECALLS, "mIoU", "parse_failures", *BY_ANNOTATORS)
+
     def __init__(
         self,
         *,
@@ -173,8 +177,8 @@ class TemporalBenchmark:
 
     def summarise(self, records: Sequence[Record]) -> dict[str, float]:
         recalls = {
-            f"R1@{overlap}": _mean([record["iou"] >= overlap for record in records])
-            for overlap in OVERLAPS
+            name: _mean([record["iou"] >= overlap for record in records])
+            for name, overlap in zip(RECALLS, OVERLAPS, strict=True)
         }
         failures = _mean([record["predicted"] is None for record in records])
         overall = recalls | _leading(records) | {"parse_failures": failures}
@@ -222,10 +226,9 @@ def _of_annotators(records: Sequence[Record]) -> dict[str, float]:
     judged = [record for record in records if "annotators_iou" in record]
     if not judged:
         return {}
-    return {
-        "R@1_annotators": _mean([record["annotators_right"] for record in judged]),
-        "mIoU_annotators": _mean([record["annotators_iou"] for record in judged]),
-    }
+    right = _mean([record["annotators_right"] for record in judged])
+    overlap = _mean([record["annotators_iou"] for record in judged])
+    return dict(zip(BY_ANNOTATORS, (right, overlap), strict=True))
 
 
 def _leading(records: Sequence[Record]) -> dict[str, float]:

@@ -138,6 +138,7 @@ def test_images(model, inputs, images, tmp_path):
     summary = benchmark.summarise(records)
     assert summary["Acc@0.5"] == 0.5 and summary["parse_failures"] == 0.25
     assert summary["mIoU"] == pytest.approx((first["iou"] + third["iou"] + 0.5) / 4)
+    assert {key for key in summary if "[" not in key} == set(benchmark.metrics)
     assert summary["Acc@0.5[colour]"] == 0.5 and summary["mIoU[colour]"] == 0.25
 
 

@@ -87,6 +87,7 @@ def test_metrics_are_those_of_gres(rows, tmp_path, least):
         assert scores[f"g/{metric}"] == pytest.approx(value), metric
     assert scores["g/N-acc"] == pytest.approx(1 / 3 if least <= 3 else 2 / 3)
     assert scores["g/answered"] == pytest.approx(5 / 7)
+    assert set(scores) == {f"g/{name}" for name in benchmark.metrics}
     records = {record["key"]: record for record in read_records(tmp_path / "out" / "g.jsonl")}
     assert [records[k]["no_target"] for k in ("10", "20", "30", "31", "32")] == [
         *(False, False, True, True, True)

@@ -66,6 +66,11 @@ def videos(tmp_path):
     return mevis_rows(root=write_mevis(tmp_path / "mevis"))
 
 
+def named(scores):
+    """Metrics without the benchmark's name and the breakdowns."""
+    return {key.split("/", 1)[1] for key in scores if "[" not in key}
+
+
 def test_image_metrics(tmp_path, images):
     half = block(4, 2, 12, 6)  # half of LEFT, 32 of 64 pixels
     predictions = {"10": [half], "11": [LEFT], "20": None, "30": [EMPTY]}
@@ -83,6 +88,7 @@ def test_image_metrics(tmp_path, images):
     assert scores["val/cIoU"] == pytest.approx((32 + 64) / (64 + 64 + 120 + crowd))
     assert scores["val/gIoU"] == pytest.approx(np.mean(ious))
     assert scores["val/answered"] == 0.75
+    assert named(scores) == set(ReferImageBenchmark.metrics)
     assert scores["val/gIoU[shape]"] == pytest.approx(np.mean(ious))
     assert scores["val/gIoU[relation]"] == scores["val/gIoU[only relation+shape]"] == 0.25
     assert scores["val/cIoU[only colour+shape]"] == pytest.approx(64 / (64 + crowd))
@@ -163,6 +169,7 @@ def test_video_metrics(tmp_path, videos):
     assert scores["mevis/J&F"] == pytest.approx((np.mean(region) + np.mean(boundary)) / 2)
     assert scores["mevis/J&F[motion]"] == pytest.approx((region[1] + boundary[1]) / 2)
     assert scores["mevis/answered"] == pytest.approx(2 / 3)
+    assert named(scores) == set(ReferVideoBenchmark.metrics) - {"R"}  # asks for a foreground
     record = read_records(tmp_path / "out" / "mevis.jsonl")[1]
     assert record["video"].endswith("clip_a") and record["frames"][2] == "00002.jpg"
     for name, masks in (("pred", shifted), ("gt", both)):

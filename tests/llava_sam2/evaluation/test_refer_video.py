@@ -87,6 +87,7 @@ def test_revos(tmp_path: Path) -> None:
     assert scores["revos/R[referring]"] == 1.0
     # 64 wrong pixels: frame 0 has 64 of foreground, frame 1 64 + 60
     assert scores["revos/R[reasoning]"] == pytest.approx((0 + 1 - 64 / 124) / 2)
+    assert {key[6:] for key in scores if "[" not in key} == set(ReferVideoBenchmark.metrics)
     assert scores["revos/R"] == pytest.approx((1 + scores["revos/R[reasoning]"]) / 2)
     # what names nothing: an empty answer is right; all of it counts against R
     assert scores["revos/J[absent]"] == 0.5
@@ -145,6 +146,7 @@ def test_a_submission_unpacked(tmp_path: Path, layout: str, folder: str) -> None
     said = {"clip_a/0": LEFT, "clip_a/1": None, "clip_b/0": RIGHT}
     benchmark = SubmissionBenchmark(rows=rows, respond=Says(said))
     scores = run_benchmark("valid", benchmark, None, tmp_path / "out")
+    assert set(scores) == {f"valid/{name}" for name in SubmissionBenchmark.metrics}
     assert scores == {"valid/answered": pytest.approx(2 / 3), "valid/empty": pytest.approx(1 / 3)}
     out = tmp_path / "sent.zip"
     assert write_submission(tmp_path / "out" / "valid.jsonl", out, layout=layout) == 3

@@ -166,6 +166,7 @@ def test_annotators_of_segments(inputs, tokenizer, tmp_path):
     right = benchmark.predict(model, 0)[0]
     assert right["predicted"] == [3.7, 11.2] and right["annotators_right"] is True
     summary = benchmark.summarise([right, second])
+    assert set(summary) == set(benchmark.metrics)
     assert summary["R@1_annotators"] == 0.5
     assert summary["mIoU_annotators"] == pytest.approx((1 + 2.5 / 3) / 2)
     Script(model, "dog")
