@@ -11,6 +11,7 @@ random mask.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import multiprocessing
 import sys
@@ -81,6 +82,7 @@ def read_store(path: Path) -> Callable[[int, int], Any]:
 
 
 def be_ready(way: Callable, path: Path, tracks: int, start: Any, results: Any) -> None:
+    gc.freeze()  # as a loader's workers do: a collection would write to all that is inherited
     start.wait()
     before, began = own_bytes(), time.perf_counter()
     read = way(path)

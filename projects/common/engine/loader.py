@@ -8,6 +8,7 @@ a sample that cannot be read (``projects.common.reading``).
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from math import ceil
@@ -102,7 +103,7 @@ def build_train_loader(
         collate_fn=WrappedCollate(_build_collate(collate)),
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),  # typed batches pin their own tensors
-        worker_init_fn=_one_thread if num_workers else None,
+        worker_init_fn=_start_worker if num_workers else None,
     )
 
 
@@ -136,6 +137,8 @@ def _build_collate(collate: Any) -> Callable[[list], Any]:
     return registry.build(collate) if isinstance(collate, dict) else registry.resolve(collate)
 
 
-def _one_thread(worker: int) -> None:
-    """Workers share the cores with the training; each keeps to one."""
+def _start_worker(worker: int) -> None:
+    """Workers share the cores and the memory of the training: each keeps to one thread, and its
+    garbage collector leaves what was there before alone, whose pages it would write to."""
     torch.set_num_threads(1)
+    gc.freeze()

@@ -7,6 +7,7 @@ opens the file anew where it is unpickled (a loader's worker).
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ class MaskStore:
         return json.loads(text) if broken else {"size": [height, width], "counts": text}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (str(self.path), str(self.source), self.identity)
+        return _reopen, (str(self.path), str(self.source), tuple(sorted(self.identity.items())))
 
     def __repr__(self) -> str:
         return f"MaskStore({str(self.source)!r})"
@@ -176,9 +177,11 @@ class StoredTrack:
         return f"StoredTrack({self.where!r})"
 
 
-def _reopen(path: str, source: str, identity: dict[str, Any]) -> MaskStore:
+# rows are unpickled one by one, and all of them name the same few stores
+@functools.lru_cache(maxsize=64)
+def _reopen(path: str, source: str, identity: tuple[tuple[str, Any], ...]) -> MaskStore:
     store = MaskStore(path, source)
-    if store.identity != identity:
+    if store.identity != dict(identity):
         raise ValueError(
             f"{path}: the mask store was made anew of another {source} since this process began; "
             "start again"

@@ -13,6 +13,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from projects.common.conversation import SHARED_TOKENS, SPATIAL, token_id
+from projects.common.packed import packed
 from projects.common.samplers import Draw
 from projects.llava_sam2.datasets.box_rows import object_boxes
 from projects.llava_sam2.datasets.box_text import Box, box_text
@@ -69,7 +70,7 @@ class BoxDataset:
         if expressions < 1:
             raise ValueError(f"a sample holds at least 1 expression, got {expressions}")
         check_questions(questions, inputs.tokenizer)
-        self.rows = rows
+        self.rows = packed(rows)
         self.inputs = inputs
         self.questions = tuple(questions)
         self.expressions = expressions

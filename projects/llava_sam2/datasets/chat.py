@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from projects.common.packed import packed
 from projects.common.samplers import Draw
 from projects.common.video import image_size, open_video, read_image
 from projects.llava_sam2.datasets.frame_samplers import FrameSampler, UniformFrames
@@ -54,7 +55,7 @@ class ChatDataset:
         frames: FrameSampler | None = None,
         task: str = "chat",
     ) -> None:
-        self.rows = rows
+        self.rows = packed(rows)
         self.inputs = inputs
         self.frames = frames or UniformFrames(num=5)
         self.task = task

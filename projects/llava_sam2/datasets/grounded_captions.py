@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from projects.common.conversation import PHRASE_END, PHRASE_START, SEG
+from projects.common.packed import packed
 from projects.common.samplers import Draw
 from projects.llava_sam2.datasets.grounding import grounding_sample, picture_size
 from projects.llava_sam2.datasets.inputs import GroundingInputs
@@ -68,7 +69,7 @@ class GroundedCaptionDataset:
     ) -> None:
         if not questions:
             raise ValueError("grounded captions need at least one question")
-        self.rows = rows
+        self.rows = packed(rows)
         self.inputs = inputs
         self.mask_size = mask_size
         self.questions = questions

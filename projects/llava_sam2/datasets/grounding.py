@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from projects.common.packed import packed
 from projects.common.samplers import Draw
 from projects.common.video import image_size
 from projects.llava_sam2.datasets.frame_samplers import FrameSampler, UniformFrames
@@ -55,7 +56,7 @@ class GroundingDataset:
         for row in rows:
             if any(expression.objects is None for expression in row.expressions):
                 raise ValueError(f"{row.name}: {MASKS_UNKNOWN}")
-        self.rows = rows
+        self.rows = packed(rows)
         self.inputs = inputs
         self.templates = templates
         self.mask_size = mask_size

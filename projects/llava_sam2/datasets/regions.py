@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from projects.common.conversation import REGION_PLACEHOLDER
+from projects.common.packed import packed
 from projects.common.samplers import Draw
 from projects.llava_sam2.datasets.grounding import picture_size
 from projects.llava_sam2.datasets.inputs import GroundingInputs, Turn
@@ -68,7 +69,7 @@ class RegionDataset:
             raise ValueError(f"region questions hold {{region}}: {wrong or 'there are none'}")
         if isinstance(inputs.tiles, DynamicTiles) and not inputs.tiles.thumbnail:
             raise ValueError("regions lie on the thumbnail: dynamic tiles need thumbnail=True")
-        self.rows = rows
+        self.rows = packed(rows)
         self.inputs = inputs
         self.questions = questions
         self.short_answer = short_answer

@@ -23,6 +23,7 @@ from projects.common.conversation import (
     prompt_ids,
     token_id,
 )
+from projects.common.packed import packed
 from projects.common.samplers import Draw
 from projects.llava_sam2.datasets.frame_samplers import FrameSampler, UniformFrames
 from projects.llava_sam2.datasets.temporal_row import TemporalRow, read_features, row_seconds
@@ -160,7 +161,7 @@ class TemporalDataset:
     def __init__(
         self, *, rows: Sequence[TemporalRow], inputs: TemporalInputs, task: str = "temporal"
     ) -> None:
-        self.rows = rows
+        self.rows = packed(rows)
         self.inputs = inputs
         self.task = task
 

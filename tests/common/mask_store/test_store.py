@@ -14,6 +14,7 @@ import pytest
 from pycocotools import mask as coco
 
 from projects.common.mask_store import MaskStore, build, dictionary, open_masks
+from projects.common.mask_store import store as store_module
 from projects.common.mask_store.measure import BROKEN, measure
 from projects.common.mask_store.nearest import axis, sample_mask, sample_runs
 from projects.common.masks import rle_runs
@@ -429,5 +430,7 @@ def test_a_track_travels_by_name(tmp_path: Path) -> None:
     write(path, {"1": [np.ones((4, 5), bool)]})
     open_masks(path)
     assert track.read(0).shape == (40, 50), "the file that was mapped is still what it was"
+    assert pickle.loads(parcel).store is again.store, "a process maps a store once"
+    store_module._reopen.cache_clear()  # another process
     with pytest.raises(ValueError, match="made anew of another"):
         pickle.loads(parcel)
