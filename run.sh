@@ -191,7 +191,9 @@ check() {
 
 run_tests() {
     setup_tests
-    OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" "$VENV/bin/python" -m pytest "$@"
+    # tests take one thread each; a worker that is done takes over from one that is not
+    OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" "$VENV/bin/python" -m pytest \
+        --numprocesses logical --maxprocesses 8 --dist worksteal "$@"
 }
 
 smoke() {
