@@ -15,7 +15,13 @@ from transformers import PreTrainedTokenizerBase
 from projects.llava_sam2.datasets import frame_samplers, pixels
 from projects.llava_sam2.datasets.frame_samplers import FrameSampler
 from projects.llava_sam2.datasets.inputs import GroundingInputs
-from projects.llava_sam2.models.heads import ChatHead, ConceptHead, SegmentHead, seg_projector
+from projects.llava_sam2.models.heads import (
+    BoxHead,
+    ChatHead,
+    ConceptHead,
+    SegmentHead,
+    seg_projector,
+)
 from projects.llava_sam2.models.heads.temporal import FeatureProjector, TemporalHead
 
 Said = dict[str, Any]
@@ -54,6 +60,7 @@ HEADS: dict[str, tuple[type[nn.Module], Callable[[Any], Said], Callable[..., nn.
         _temporal,
         lambda **sizes: TemporalHead(projector=FeatureProjector(**sizes)),
     ),
+    "box": (BoxHead, lambda head: {}, BoxHead),
     "chat": (ChatHead, lambda head: {}, ChatHead),
 }
 TILES = {

@@ -11,6 +11,7 @@ import torch
 from projects.common import registry
 from projects.common.engine.config import check_config, load_config, plain
 from projects.llava_sam2.hf.architectures import RELEASED
+from projects.llava_sam2.models.heads import BoxHead
 
 CONFIGS = Path("projects/llava_sam2/configs").resolve()
 SIZES = {
@@ -113,4 +114,6 @@ def test_the_shared_recipe_has_every_task_and_the_weights_of_the_reference_run()
     assert rows["mevis_rows"]["dataset"]["frames"]["num"] == 6
     assert (loader["batch_size"], tree["optim_wrapper"]["accumulative_counts"]) == (2, 4)
     assert tree["train_cfg"] == {"max_epochs": 10}
-    assert set(tree["model"]["heads"]) == {"segment", "concept", "box", "temporal", "chat"}
+    heads = tree["model"]["heads"]
+    assert set(heads) == {"segment", "concept", "box", "temporal", "chat"}
+    assert heads["box"]["type"] is BoxHead  # and not a chat head, which asks for no pictures

@@ -194,9 +194,9 @@ def test_the_loss_is_that_of_chat_and_needs_pictures(model, inputs, images):
     assert loss.keys() == {"loss_language"} and torch.equal(
         *(x["loss_language"] for x in (loss, chat))
     )
-    blind = replace(batch, pixel_values=None)
-    with pytest.raises(ValueError, match=r"no pictures in im_1\.jpg, im_2\.jpg"):
-        model.loss(blind)
+    blind = replace(dataset[1], pixel_values=None)
+    with pytest.raises(ValueError, match=r"no pictures in im_2\.jpg; boxes are of something"):
+        model.loss(collate_grounding([dataset[0], blind]))
 
 
 def test_boxes_are_learned_and_read_back(model, inputs, images):

@@ -19,8 +19,9 @@ class BoxHead(ChatHead):
         """``{"loss_language"}``, averaged over the supervised tokens of the batch.
 
         Raises:
-            ValueError: naming the samples, if there are no pictures.
+            ValueError: naming the samples that bring no pictures.
         """
-        if batch.pixel_values is None:
-            raise ValueError(f"no pictures in {', '.join(batch.names)}; boxes are of something")
+        blind = [n for n, c in zip(batch.names, batch.tiles_per_sample, strict=True) if not c]
+        if blind:
+            raise ValueError(f"no pictures in {', '.join(blind)}; boxes are of something")
         return super().loss(batch, mllm=mllm, grounding=grounding)

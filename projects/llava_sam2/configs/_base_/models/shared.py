@@ -6,7 +6,7 @@ from projects.common.conversation import load_shared_tokenizer
 from projects.llava_sam2.datasets.frame_samplers import UniformFrames
 from projects.llava_sam2.datasets.temporal import TemporalInputs
 from projects.llava_sam2.models.heads import (
-    ChatHead,
+    BoxHead,
     ConceptHead,
     FeatureProjector,
     TemporalHead,
@@ -31,7 +31,7 @@ model["heads"].update(  # noqa: F405
         projector=dict(type=seg_projector, hidden=2048, out=256),
         rows_per_chunk=16,
     ),
-    box=dict(type=ChatHead),
+    box=dict(type=BoxHead),
     temporal=dict(
         type=TemporalHead,
         projector=dict(
