@@ -96,8 +96,9 @@ def straightforward(mllm: InternVL, batch: Batch) -> Tensor:
         output_hidden_states=True,
         use_cache=False,
     )
-    logits = outputs.logits[:, :-1].float().flatten(0, 1)
-    return F.cross_entropy(logits, labels[:, 1:].flatten(), ignore_index=IGNORE_INDEX)
+    wanted = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)  # cutting logits would copy them
+    logits = outputs.logits.float().flatten(0, 1)
+    return F.cross_entropy(logits, wanted.flatten(), ignore_index=IGNORE_INDEX)
 
 
 def step(mllm: InternVL, way: Any, batch: Batch) -> Tensor:
