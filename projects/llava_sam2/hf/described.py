@@ -134,6 +134,23 @@ def describe_inputs(inputs: GroundingInputs) -> Said:
     }
 
 
+def tile_settings(ask: Mapping[str, Any] | None) -> Said:
+    """How images are tiled, in the keys of InternVL's own ``config.json``.
+
+    Args:
+        ask: of an export; None: as InternVL2.5 was released.
+    """
+    tiles = {} if ask is None else ask["inputs"]["tiles"]
+    dynamic = tiles.get("kind", "DynamicTiles") == "DynamicTiles"
+    return {
+        "dynamic_image_size": dynamic,
+        "use_thumbnail": dynamic and tiles.get("thumbnail", True),
+        "min_dynamic_patch": tiles.get("min_tiles", 1),
+        "max_dynamic_patch": tiles.get("max_tiles", 12) if dynamic else 1,
+        "pad2square": False,
+    }
+
+
 def build_inputs(
     said: Mapping[str, Any], *, tokenizer: PreTrainedTokenizerBase, template: str, where: str
 ) -> GroundingInputs:

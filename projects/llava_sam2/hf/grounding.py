@@ -36,6 +36,7 @@ CONCEPT, KEPT = "token_attn.", "propagation_decoder."
 PROJECTOR, HEADS = "text_hidden_fcs.", "heads."
 GROUNDING_PREFIXES = (ENCODER, PROJECTOR, HEADS)
 _THEIRS, _METAS = ".g_weight", ".gamma"
+_YAMLS = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}  # Meta's, by their ends
 
 
 @dataclass
@@ -104,6 +105,20 @@ def grounding_config(
     return sam2_config(
         kind.size, image_size=image_size, num_maskmem=kind.num_maskmem, version=kind.version
     )
+
+
+def sec_settings(sam2: Sam2) -> dict[str, Any]:
+    """What SeC's own code reads of ``config.json`` to build its SAM 2: Meta's yaml and the slots.
+
+    A size that was never released has no yaml.
+    """
+    kind = weights_kind(sam2.blocks.state_dict())
+    said: dict[str, Any] = {"grounding_maskmem_num": sam2.num_maskmem}
+    if kind is None or kind.size is None:
+        return said
+    name = "sam2" if kind.version == "2.0" else f"sam{kind.version}"
+    yaml = f"{name}/{name}_hiera_{_YAMLS[kind.size]}.yaml"
+    return {"grounding_encoder_config": yaml, **said}
 
 
 def load_grounding(source: TensorFolder, names: GroundingNames, config: Sam2VideoConfig) -> Sam2:

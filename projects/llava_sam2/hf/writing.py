@@ -42,8 +42,8 @@ from projects.common.conversation import (
 from projects.common.freezing import merge_lora
 from projects.llava_sam2.hf.adapter import has_lora, split_lora, write_adapter
 from projects.llava_sam2.hf.architectures import to_original
-from projects.llava_sam2.hf.described import describe_heads
-from projects.llava_sam2.hf.grounding import HEADS, PROJECTOR, grounding_state
+from projects.llava_sam2.hf.described import describe_heads, tile_settings
+from projects.llava_sam2.hf.grounding import HEADS, PROJECTOR, grounding_state, sec_settings
 from projects.llava_sam2.hf.names import OriginalNames
 from projects.llava_sam2.hf.shards import parse_size, wanted, write_shards
 from projects.llava_sam2.models.mllm import IMAGE_MEAN, IMAGE_STD, InternVL
@@ -134,7 +134,7 @@ def export(
         files = write_shards(partial, state, max_size=max_bytes, dtype=dtype)
         if lora:
             write_adapter(partial, model.mllm.model, lora)
-        _write_config(partial, model.mllm, said, layout, concept, dtype)
+        _write_config(partial, model, said, layout, concept is not None, dtype)
         _write_tokenizer(partial, model.mllm)
         (partial / CARD).write_text(card or "", encoding="utf-8")
         _put_in_place(partial, folder)
@@ -191,23 +191,27 @@ def _held_concept(model: Sa2VA) -> nn.Module | None:
 
 def _write_config(
     folder: Path,
-    mllm: InternVL,
+    model: Sa2VA,
     said: dict[str, Any],
     layout: Layout,
-    concept: nn.Module | None,
+    is_sec: bool,
     dtype: torch.dtype | None,
 ) -> None:
-    config = mllm.model.config
+    mllm, config = model.mllm, model.mllm.model.config
     layers = mllm.language_model.norm.weight.dtype  # what trained may be float32 beside them
     stored = str(dtype or layers).removeprefix("torch.")
     if layout == "original":
-        names = ("SeCModel", "sec") if concept is not None else ("Sa2VAChatModel", "sa2va_chat")
+        names = ("SeCModel", "sec") if is_sec else ("Sa2VAChatModel", "sa2va_chat")
         plain = {
             "architectures": [names[0]],
             "model_type": names[1],
             "template": mllm.template,
             "torch_dtype": stored,
+            "use_backbone_lora": 0,
+            "use_llm_lora": 0,
             **to_original(config),
+            **tile_settings(said["ask"]),
+            **(sec_settings(model.grounding) if is_sec else {}),
         }
     else:
         plain = config.to_dict() | {

@@ -11,14 +11,27 @@ from safetensors.torch import load_file
 
 from projects.common.conversation import GROUNDING_TOKENS, SEG
 from projects.llava_sam2.hf import export, grounded_parts, internvl_from_folder, sa2va_from_folder
+from projects.llava_sam2.hf.described import tile_settings
+from projects.llava_sam2.hf.grounding import sec_settings
 from projects.llava_sam2.hf.shards import wanted
 from projects.llava_sam2.hf.writing import folder_state
 from projects.llava_sam2.models.heads import ChatHead, ConceptHead, SegmentHead, seg_projector
-from projects.sam2_video.modeling import build_sam2, sam2_config, to_meta_state
+from projects.sam2_video.modeling import build_sam2, sam2_config, to_meta_state, toy_config
 from tests.llava_sam2.hf import original
 
 SIDE = 128
 HIDDEN = 32
+# what released folders' own code reads beside the two models
+SETTINGS = dict(
+    dynamic_image_size=True,
+    use_thumbnail=True,
+    min_dynamic_patch=1,
+    max_dynamic_patch=12,
+    pad2square=False,
+    use_backbone_lora=0,
+    use_llm_lora=0,
+)
+SEC_SETTINGS = dict(grounding_encoder_config="sam2.1/sam2.1_hiera_t.yaml", grounding_maskmem_num=22)
 
 
 def concept_head(sam2):
@@ -34,7 +47,8 @@ def write_release(folder, kind):
     names = ("SeCModel", "sec") if is_sec else ("Sa2VAChatModel", "sa2va_chat")
     template = "qwen_chat" if is_sec else "internlm2_chat"
     config = original.numbers(language, "300m", template=template)
-    config |= dict(architectures=[names[0]], model_type=names[1])
+    config |= dict(architectures=[names[0]], model_type=names[1], torch_dtype="bfloat16")
+    config |= SETTINGS | (SEC_SETTINGS if is_sec else {})
     write = getattr(original, f"write_{language}_tokenizer")
     config["llm_config"]["vocab_size"] = write(folder, GROUNDING_TOKENS)
     state = original.random_state(config)
@@ -152,7 +166,9 @@ def test_the_round_trip_is_equal_to_the_bit(tmp_path, releases, kind):
     assert all(torch.equal(found[name], state[name]) for name in state)
     said = json.loads((out / "config.json").read_text())
     theirs = json.loads((folder / "config.json").read_text())
-    assert said["architectures"] == theirs["architectures"]
+    sections = {"vision_config", "llm_config", "auto_map"}  # the last names remote code
+    for key in set(theirs) - sections:
+        assert said[key] == theirs[key], key
     for section in ("vision_config", "llm_config"):
         for key in set(theirs[section]) - {"drop_path_rate"}:
             assert said[section][key] == theirs[section][key], key
@@ -160,6 +176,22 @@ def test_the_round_trip_is_equal_to_the_bit(tmp_path, releases, kind):
     mine, own = model.state_dict(), again.state_dict()
     assert all(torch.equal(mine[key], own[key]) for key in mine)
     assert again.mllm.tokenizer.get_vocab() == model.mllm.tokenizer.get_vocab()
+
+
+def test_tile_settings_are_those_that_the_model_is_asked_with():
+    def ask(**tiles):
+        return {"inputs": {"tiles": tiles}}
+
+    assert tile_settings(None).items() <= SETTINGS.items()
+    few = ask(kind="DynamicTiles", size=448, min_tiles=2, max_tiles=6, thumbnail=False)
+    assert list(tile_settings(few).values()) == [True, False, 2, 6, False]
+    assert list(tile_settings(ask(kind="SingleTile", size=448)).values()) == [
+        *(False, False, 1, 1, False)
+    ]
+
+
+def test_a_sam_of_no_released_size_has_no_yaml():
+    assert sec_settings(build_sam2(toy_config(num_maskmem=5))) == {"grounding_maskmem_num": 5}
 
 
 def test_the_concept_head_is_saved_in_secs_names(releases):
