@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ import numpy as np
 from projects.common.masks import mask_to_box
 from projects.common.video import image_size
 from projects.llava_sam2.datasets.box_text import Box, relative_box
+from projects.llava_sam2.datasets.records import load_json
 from projects.llava_sam2.datasets.revos import TYPES
-from projects.llava_sam2.datasets.rows import MASKS_UNKNOWN, MaskTrack, Row, load_json
+from projects.llava_sam2.datasets.rows import MASKS_UNKNOWN, MaskTrack, Row
 from projects.llava_sam2.datasets.video_rows import Entry, video_rows
 
 
@@ -55,7 +57,7 @@ def box_rows(
     suffix: str = ".jpg",
     on_bad_row: str = "error",
     limit: int | None = None,
-) -> list[Row]:
+) -> Sequence[Row]:
     """One row per video, with all its expressions.
 
     Args:
@@ -130,12 +132,15 @@ class _BoxFile:
         if len(boxes) != len(frames):
             return f"{where} has {len(boxes)} boxes for {len(frames)} frames"
         try:
-            size = image_size(self.frame_root / video / f"{frames[0]}{self.suffix}")
+            size = _frame_size(self.frame_root / video / f"{frames[0]}{self.suffix}")
             for frame, box in enumerate(boxes):
                 _check_box(box, size, f"{where} frame {frame}")
         except ValueError as error:
             return str(error)
         return BoxTrack(boxes, size)
+
+
+_frame_size = lru_cache(maxsize=1)(image_size)  # the objects of a video one after the other
 
 
 def _check_box(box: Any, size: tuple[int, int], where: str) -> None:

@@ -12,7 +12,7 @@ from projects.common.samplers import Draw
 from projects.llava_sam2.datasets.concept_draw import FEWEST, ConceptDraw, Shown
 from projects.llava_sam2.datasets.concept_inputs import ConceptInputs
 from projects.llava_sam2.datasets.pixels import resize_masks
-from projects.llava_sam2.datasets.rows import RowErrors
+from projects.llava_sam2.datasets.records import RowErrors
 from projects.llava_sam2.structures import GroundingSample
 from projects.sam2_video.data.sav import SavSource, SavVideo, read_video_objects
 

@@ -12,7 +12,7 @@ Positions count characters of the caption without quotes and spaces around it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,13 +20,17 @@ from typing import Any, NamedTuple
 from projects.common.video import image_size
 from projects.llava_sam2.datasets.fields import wrong_field
 from projects.llava_sam2.datasets.grounded_captions import CaptionRow, Span
-from projects.llava_sam2.datasets.image_files import file_inside
+from projects.llava_sam2.datasets.image_files import FolderFiles
+from projects.llava_sam2.datasets.records import (
+    RowErrors,
+    collect,
+    load_json,
+    numbered,
+)
 from projects.llava_sam2.datasets.rows import (
     Expression,
     Row,
-    RowErrors,
     StillMask,
-    load_json,
     tracks_read,
 )
 
@@ -54,13 +58,16 @@ class _Record:
     phrases: list[_Phrase]
 
 
+_Named = tuple[str, _Record | str]  # what errors call a record; it, or what is wrong with it
+
+
 def refcocog_gcg_rows(
     *,
     file: str | Path,
     image_root: str | Path,
     on_bad_row: str = "error",
     limit: int | None = None,
-) -> list[CaptionRow]:
+) -> Sequence[CaptionRow]:
     """Captions of ``RefCOCOg_GCG_{train,val}.json``; images in ``coco2014/train2014``.
 
     Phrases are looked up in the caption, whatever their case. Where phrases overlap, the earlier
@@ -85,7 +92,7 @@ def grandf_rows(
     image_root: str | Path,
     on_bad_row: str = "error",
     limit: int | None = None,
-) -> list[CaptionRow]:
+) -> Sequence[CaptionRow]:
     """Captions of ``GranDf_HA_GCG_train.json`` and of ``OpenPsgGCG_{train,val}.json``.
 
     A phrase whose grounding is null has no mask and stays plain text. Arguments and errors as of
@@ -100,7 +107,7 @@ def flickr_gcg_rows(
     image_root: str | Path,
     on_bad_row: str = "error",
     limit: int | None = None,
-) -> list[CaptionRow]:
+) -> Sequence[CaptionRow]:
     """Captions of ``flickr_mergedGT_GCG_{train,val}.json``; images of Flickr30k.
 
     Annotations of one phrase ("two men") make one mask. Those to be ignored are. Arguments and
@@ -112,9 +119,8 @@ def flickr_gcg_rows(
 # ---- the three kinds of file ----------------------------------------------------------------
 
 
-def _refcocog_records(file: Path) -> Iterator[_Record | tuple[str, str]]:
-    for number, entry in enumerate(_list(load_json(file), file)):
-        name = f"record {number}"
+def _refcocog_records(file: Path) -> Iterator[_Named]:
+    for name, (_, entry) in numbered(file):
         if not isinstance(entry, dict) or len(entry) != 1:
             yield name, "expected an object with one key, the caption's id"
             continue
@@ -131,12 +137,11 @@ def _refcocog_records(file: Path) -> Iterator[_Record | tuple[str, str]]:
             span = _find(caption, text, taken)
             taken.add(span)
             phrases.append(_Phrase(span, text, [ref.get("segmentation")]))
-        yield _Record(name, content["img_file_name"], caption, phrases)
+        yield name, _Record(name, content["img_file_name"], caption, phrases)
 
 
-def _grandf_records(file: Path) -> Iterator[_Record | tuple[str, str]]:
-    for number, entry in enumerate(_list(load_json(file), file)):
-        name = f"record {number}"
+def _grandf_records(file: Path) -> Iterator[_Named]:
+    for name, (_, entry) in numbered(file):
         problem = wrong_field(entry, _GRANDF_FIELDS)
         if problem is not None:
             yield name, f"it {problem}"
@@ -147,7 +152,7 @@ def _grandf_records(file: Path) -> Iterator[_Record | tuple[str, str]]:
             for text, grounding in entry["groundings"].items()
             if grounding is not None
         ]
-        yield _Record(name, entry["file_name"], caption, phrases)
+        yield name, _Record(name, entry["file_name"], caption, phrases)
 
 
 def _grandf_phrase(caption: str, text: str, grounding: Any) -> _Phrase:
@@ -158,7 +163,7 @@ def _grandf_phrase(caption: str, text: str, grounding: Any) -> _Phrase:
     return _Phrase(span, text, masks if isinstance(masks, list) else [])
 
 
-def _flickr_records(file: Path) -> Iterator[_Record | tuple[str, str]]:
+def _flickr_records(file: Path) -> Iterator[_Named]:
     data = load_json(file)
     problem = wrong_field(data, _FLICKR_FILE)
     if problem is not None:
@@ -181,7 +186,8 @@ def _flickr_records(file: Path) -> Iterator[_Record | tuple[str, str]]:
             )
             text = f"annotation {annotation.get('id')}" if span is None else caption[slice(*span)]
             phrases.append(_Phrase(span, text, [annotation.get("sam_mask")]))
-        yield _Record(f"image {image['id']}", image["file_name"], caption, phrases)
+        name = f"image {image['id']}"
+        yield name, _Record(name, image["file_name"], caption, phrases)
 
 
 # ---- from records to rows -------------------------------------------------------------------
@@ -192,34 +198,26 @@ def _rows(
     image_root: str | Path,
     on_bad_row: str,
     limit: int | None,
-    records: Callable[[Path], Iterator[_Record | tuple[str, str]]],
-) -> list[CaptionRow]:
-    file = Path(file)
-    errors = RowErrors(file, on_bad_row)
-    rows: list[CaptionRow] = []
-    for number, record in enumerate(records(file)):
-        if limit is not None and number >= limit:
-            break
-        if not isinstance(record, _Record):
-            errors.add(*record)
-            continue
-        path, problem = file_inside(Path(image_root), record.file_name)
-        if problem is not None:
-            errors.add(record.name, problem)
-            continue
-        row = _row(record, path, file, errors)
-        if row is not None:
-            rows.append(row)
-    errors.finish(rows)
-    return rows
+    records: Callable[[Path], Iterator[_Named]],
+) -> Sequence[CaptionRow]:
+    file, images = Path(file), FolderFiles(image_root)
+
+    def make(name: str, record: _Record | str, errors: RowErrors) -> CaptionRow | str | None:
+        return record if isinstance(record, str) else _row(record, file, images, errors)
+
+    return collect(records(file), make, file=file, on_bad_row=on_bad_row, limit=limit)
 
 
-def _row(record: _Record, path: Path, file: Path, errors: RowErrors) -> CaptionRow | None:
+def _row(
+    record: _Record, file: Path, images: FolderFiles, errors: RowErrors
+) -> CaptionRow | str | None:
+    path, problem = images.find(record.file_name)
+    if problem is not None:
+        return problem
     try:
-        size = image_size(path)
+        size = _size(record, path)
     except ValueError as error:
-        errors.add(record.name, str(error))
-        return None
+        return str(error)
     objects: list[StillMask] = []
     grounded: dict[Span, list[int]] = defaultdict(list)
     for phrase in record.phrases:
@@ -233,14 +231,23 @@ def _row(record: _Record, path: Path, file: Path, errors: RowErrors) -> CaptionR
         objects += masks
     spans = _cut_overlaps(sorted(grounded), record, errors)
     if not spans:
-        errors.add(record.name, "none of its phrases can be grounded")
-        return None
+        return "none of its phrases can be grounded"
     expressions = tuple(
         Expression(record.caption[start:end], tuple(grounded[span]), f"{record.name}/{start}")
         for span, (start, end) in spans.items()
     )
     row = Row(f"{file.name} {record.name}", path, None, size, tuple(objects), expressions)
     return CaptionRow(row, record.caption, tuple(spans.values()))
+
+
+def _size(record: _Record, path: Path) -> tuple[int, int]:
+    """Height and width as the RLEs say, else of the image: to open each of them takes long."""
+    for phrase in record.phrases:
+        for segmentation in phrase.segmentations:
+            size = segmentation.get("size") if isinstance(segmentation, dict) else None
+            if isinstance(size, list) and len(size) == 2 and all(type(n) is int for n in size):
+                return size[0], size[1]
+    return image_size(path)
 
 
 def _problem(phrase: _Phrase, masks: list[StillMask]) -> str | None:
@@ -289,9 +296,3 @@ def _span(positions: Any, caption: str) -> Span | None:
 
 def _clean(caption: str) -> str:
     return caption.strip('"').strip()
-
-
-def _list(records: Any, file: Path) -> list[Any]:
-    if not isinstance(records, list):
-        raise ValueError(f"{file}: expected a list of records, found {type(records).__name__}")
-    return records

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from projects.llava_sam2.datasets.rows import load_json
+from projects.llava_sam2.datasets.records import load_json
 
 # expression key -> {"uses": words of these kinds, "needs": kinds without which it is ambiguous}
 Labels = Mapping[str, Mapping[str, list[str]]]

@@ -6,15 +6,16 @@ frames), one with neither is words alone (LLaVA: Liu et al., 2023).
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from projects.common.conversation import IMAGE_PLACEHOLDER
 from projects.llava_sam2.datasets.chat import ChatRow
 from projects.llava_sam2.datasets.fields import wrong_field
-from projects.llava_sam2.datasets.image_files import file_inside
+from projects.llava_sam2.datasets.image_files import FolderFiles
 from projects.llava_sam2.datasets.inputs import Turn
-from projects.llava_sam2.datasets.rows import RowErrors, load_json
+from projects.llava_sam2.datasets.records import Numbered, RowErrors, collect, numbered
 
 _VIDEO_PLACEHOLDER = "<video>"
 _SPEAKERS = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
@@ -27,11 +28,12 @@ def llava_rows(
     video_root: str | Path | None = None,
     on_bad_row: str = "error",
     limit: int | None = None,
-) -> list[ChatRow]:
+) -> Sequence[ChatRow]:
     """Rows of a json of conversations, of images, videos and words in any mixture.
 
-    ``from`` alternates human, gpt (also user, assistant). ``<image>`` or ``<video>`` in a question
-    is where the picture stands; without one it stands before the first question.
+    ``from`` alternates human, gpt (also user, assistant); what the model says before the first
+    question is left out, as LLaVA's training does. ``<image>`` or ``<video>`` in a question is
+    where the picture stands; without one it stands before the first question.
 
     Args:
         file: the json.
@@ -43,20 +45,15 @@ def llava_rows(
         FileNotFoundError, ValueError: naming the file and the records.
     """
     file = Path(file)
-    records = load_json(file)
-    if not isinstance(records, list):
-        raise ValueError(f"{file}: expected a list of records, found {type(records).__name__}")
-    roots = {"image": image_root, "video": video_root}
-    errors = RowErrors(file, on_bad_row)
-    rows = []
-    for number, record in enumerate(records[:limit]):
-        row = _row(f"{file.name}[{number}]", record, roots)
-        if isinstance(row, ChatRow):
-            rows.append(row)
-        else:
-            errors.add(f"record {number}", row)
-    errors.finish(rows)
-    return rows
+    roots = {
+        kind: None if root is None else FolderFiles(root)
+        for kind, root in (("image", image_root), ("video", video_root))
+    }
+
+    def make(name: str, numbered: Numbered, errors: RowErrors) -> ChatRow | str:
+        return _row(f"{file.name}[{numbered.number}]", numbered.record, roots)
+
+    return collect(numbered(file), make, file=file, on_bad_row=on_bad_row, limit=limit)
 
 
 def turns_of(conversations: Any) -> tuple[Turn, ...] | str:
@@ -67,8 +64,12 @@ def turns_of(conversations: Any) -> tuple[Turn, ...] | str:
         problem = wrong_field(turn, {"from": "text", "value": "text"})
         if problem is not None:
             return f"turn {number} {problem}"
+    if _SPEAKERS.get(conversations[0]["from"]) == "gpt":
+        conversations = conversations[1:]
     said = [turn["from"] for turn in conversations]
-    if [_SPEAKERS.get(speaker) for speaker in said] != ["human", "gpt"] * (len(said) // 2):
+    if not said or [_SPEAKERS.get(speaker) for speaker in said] != ["human", "gpt"] * (
+        len(said) // 2
+    ):
         return f"speakers must alternate human, gpt; found {said}"
     texts = [turn["value"].strip() for turn in conversations]
     if any(not _words(text) for text in texts):
@@ -76,7 +77,7 @@ def turns_of(conversations: Any) -> tuple[Turn, ...] | str:
     return tuple(zip(texts[0::2], texts[1::2], strict=True))
 
 
-def _row(name: str, record: Any, roots: dict[str, str | Path | None]) -> ChatRow | str:
+def _row(name: str, record: Any, roots: Mapping[str, FolderFiles | None]) -> ChatRow | str:
     """A record's row, or what is wrong with it."""
     if not isinstance(record, dict):
         return f"expected an object, found {type(record).__name__}"
@@ -93,7 +94,7 @@ def _row(name: str, record: Any, roots: dict[str, str | Path | None]) -> ChatRow
     root = roots[kind]
     if root is None:
         return f"it has {kind!r}, but no {kind}_root was given"
-    path, problem = file_inside(Path(root), record[kind], folder=kind == "video")
+    path, problem = root.find(record[kind], folder=kind == "video")
     if problem is not None:
         return problem
     placed = [(q.replace(_VIDEO_PLACEHOLDER, IMAGE_PLACEHOLDER), answer) for q, answer in turns]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from projects.common.mask_store import open_masks
@@ -18,7 +19,7 @@ def mevis_rows(
     suffix: str = ".jpg",
     on_bad_row: str = "error",
     limit: int | None = None,
-) -> list[Row]:
+) -> Sequence[Row]:
     """One row per video of a split folder, with all its expressions.
 
     An expression may name several objects: its mask is the union over its ``anno_id``.
@@ -48,7 +49,7 @@ def mevis_rows(
 
 def ref_sav_eval_rows(
     *, root: str | Path, on_bad_row: str = "error", limit: int | None = None
-) -> list[Row]:
+) -> Sequence[Row]:
     """Ref-SAV's evaluation set: ``videos``, ``meta_expressions_valid.json``, ``mask_dict.json``.
 
     Args and raises: as :func:`mevis_rows`.

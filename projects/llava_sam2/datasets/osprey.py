@@ -10,14 +10,16 @@ Osprey: Yuan et al., CVPR 2024.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from projects.llava_sam2.datasets.fields import wrong_field
-from projects.llava_sam2.datasets.image_files import file_inside
+from projects.llava_sam2.datasets.image_files import FolderFiles
 from projects.llava_sam2.datasets.llava_json import turns_of
+from projects.llava_sam2.datasets.records import Numbered, RowErrors, collect, numbered
 from projects.llava_sam2.datasets.regions import RegionRow
-from projects.llava_sam2.datasets.rows import Row, RowErrors, StillMask, load_json, tracks_read
+from projects.llava_sam2.datasets.rows import Row, StillMask, tracks_read
 
 _FIELDS = {
     "file_name": "text",
@@ -36,7 +38,7 @@ def osprey_rows(
     strip_prefix: bool = False,
     on_bad_row: str = "error",
     limit: int | None = None,
-) -> list[RegionRow]:
+) -> Sequence[RegionRow]:
     """One row per record; descriptions become one turn a region, with the question left open.
 
     Args:
@@ -50,31 +52,24 @@ def osprey_rows(
     Raises:
         FileNotFoundError, ValueError: naming the file and the records.
     """
-    file = Path(file)
-    records = load_json(file)
-    if not isinstance(records, list):
-        raise ValueError(f"{file}: expected a list of records, found {type(records).__name__}")
-    errors = RowErrors(file, on_bad_row)
-    rows = []
-    for number, record in enumerate(records[:limit]):
-        row = _row(record, number, file, Path(image_root), strip_prefix)
-        if isinstance(row, RegionRow):
-            rows.append(row)
-        else:
-            errors.add(f"record {number}", row)
-    errors.finish(rows)
-    return rows
+    file, images = Path(file), FolderFiles(image_root)
+
+    def make(name: str, numbered: Numbered, errors: RowErrors) -> RegionRow | str:
+        return _row(numbered, file, images, strip_prefix)
+
+    return collect(numbered(file), make, file=file, on_bad_row=on_bad_row, limit=limit)
 
 
 def _row(
-    record: Any, number: int, file: Path, image_root: Path, strip_prefix: bool
+    numbered: Numbered, file: Path, images: FolderFiles, strip_prefix: bool
 ) -> RegionRow | str:
     """A record's row, or what is wrong with it."""
+    number, record = numbered
     problem = wrong_field(record, _FIELDS)
     if problem is not None:
         return f"it {problem}"
     name = record["file_name"].rsplit("_", 1)[-1] if strip_prefix else record["file_name"]
-    path, problem = file_inside(image_root, name)
+    path, problem = images.find(name)
     if problem is not None:
         return problem
     size = (record["height"], record["width"])

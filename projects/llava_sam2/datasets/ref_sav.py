@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from projects.llava_sam2.datasets.image_files import file_inside
-from projects.llava_sam2.datasets.rows import AnnotatedFrames, Expression, RowErrors, load_json
+from projects.llava_sam2.datasets.image_files import FolderFiles
+from projects.llava_sam2.datasets.records import RowErrors, collect, load_json
+from projects.llava_sam2.datasets.rows import AnnotatedFrames, Expression
 from projects.sam2_video.data.sav import SavVideo
 
 _ANNOTATED_EVERY = 4  # frames of the 24 fps video
@@ -116,7 +117,7 @@ def ref_sav_rows(
     video_root: str | Path,
     on_bad_row: str = "error",
     limit: int | None = None,
-) -> list[SavRow]:
+) -> Sequence[SavRow]:
     """One row per video, with the description of each of its described objects.
 
     Args:
@@ -135,30 +136,35 @@ def ref_sav_rows(
     if not isinstance(content, dict):
         raise ValueError(f"{file}: expected an object of video ids")
     # looked up once: a folder of 50,000 videos is not to be listed for each of them
-    roots = (video_root, *sorted(video_root.glob("sav_[0-9][0-9][0-9]")))
-    errors = RowErrors(file, on_bad_row)
-    rows = []
-    for name, record in list(content.items())[:limit]:
-        files = _files(name, record, roots)
+    parts = sorted(video_root.glob("sav_[0-9][0-9][0-9]"))
+    roots = [FolderFiles(root) for root in (video_root, *parts)]
+
+    def make(named: str, name: str, errors: RowErrors) -> SavRow | str | None:
+        files = _files(name, content[name], roots)
         if isinstance(files, str):
-            errors.add(f"video {name}", files)
-            continue
-        descriptions = {}
-        for index, entry in record["objects"].items():
-            text = str(entry.get("formated", "")).strip() if isinstance(entry, dict) else ""
-            if not index.isdecimal():
-                errors.add(f"video {name} object {index!r}", "not an index of a masklet")
-            elif not text:
-                errors.add(f"video {name} object {index}", "empty expression")
-            else:
-                descriptions[int(index)] = text
-        if descriptions:
-            rows.append(SavRow(files, descriptions))
-    errors.finish(rows)
-    return rows
+            return files
+        descriptions = _descriptions(named, content[name], errors)
+        return SavRow(files, descriptions) if descriptions else None
+
+    named = ((f"video {name}", name) for name in content)
+    return collect(named, make, file=file, on_bad_row=on_bad_row, limit=limit)
 
 
-def _files(name: str, record: Any, roots: Sequence[Path]) -> _Files | str:
+def _descriptions(named: str, record: Mapping[str, Any], errors: RowErrors) -> dict[int, str]:
+    """The text of each object of a record."""
+    descriptions = {}
+    for index, entry in record["objects"].items():
+        text = str(entry.get("formated", "")).strip() if isinstance(entry, dict) else ""
+        if not index.isdecimal():
+            errors.add(f"{named} object {index!r}", "not an index of a masklet")
+        elif not text:
+            errors.add(f"{named} object {index}", "empty expression")
+        else:
+            descriptions[int(index)] = text
+    return descriptions
+
+
+def _files(name: str, record: Any, roots: Sequence[FolderFiles]) -> _Files | str:
     """The files of a record, or what is wrong with it; ``roots`` as of :func:`_found`."""
     if not isinstance(record, dict) or not isinstance(record.get("objects"), dict):
         return "it needs 'objects'"
@@ -173,15 +179,14 @@ def _files(name: str, record: Any, roots: Sequence[Path]) -> _Files | str:
     return frames if isinstance(frames, str) else _Files(name, annotation, frames)
 
 
-def _found(named: Any, roots: Sequence[Path]) -> Path | str:
+def _found(named: Any, roots: Sequence[FolderFiles]) -> Path | str:
     """A file or folder where the record says, or where SA-V's archives and ours put it.
 
     Args:
         roots: the folder of the videos, and those of the archives in it.
     """
-    path, problem = file_inside(roots[0], named, folder=True)
-    if problem is None or path == roots[0]:
+    path, problem = roots[0].find(named, folder=True)
+    if problem is None or path == roots[0].root:
         return problem or path
-    base = PurePosixPath(named).name
-    places = (root / base for root in roots)
-    return next((place for place in places if place.exists()), problem)
+    places = (root.find(PurePosixPath(named).name, folder=True) for root in roots)
+    return next((place for place, lacking in places if lacking is None), problem)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from projects.common.mask_store import open_masks
-from projects.llava_sam2.datasets.rows import Row, load_json
+from projects.llava_sam2.datasets.records import load_json
+from projects.llava_sam2.datasets.rows import Row
 from projects.llava_sam2.datasets.video_rows import (
     Entry,
     NumberedMasks,
@@ -24,7 +25,7 @@ def ref_ytvos_rows(
     masks: str = "png",
     on_bad_row: str = "error",
     limit: int | None = None,
-) -> list[Row]:
+) -> Sequence[Row]:
     """One row per video of a split.
 
     The released expressions of ``valid`` tell of the 305 test videos too. Where those of ``test``
@@ -53,7 +54,7 @@ def ref_davis_rows(
     masks: str = "png",
     on_bad_row: str = "error",
     limit: int | None = None,
-) -> list[Row]:
+) -> Sequence[Row]:
     """Ref-DAVIS17: as Ref-YouTube-VOS; ``part`` is who wrote the expression.
 
     The n-th expression of an object is the n-th annotator's, of four: two people, each after the
@@ -72,7 +73,7 @@ def _rows(
     without: Collection[str],
     on_bad_row: str,
     limit: int | None,
-) -> list[Row]:
+) -> Sequence[Row]:
     if masks not in _KINDS:
         raise ValueError(f"masks are one of {', '.join(_KINDS)}; got {masks!r}")
     readers = {

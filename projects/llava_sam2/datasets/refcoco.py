@@ -10,18 +10,18 @@ gRefCOCO is from GRES (Liu et al., 2023).
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from projects.common.plain_pickle import load_plain_pickle
 from projects.llava_sam2.datasets.fields import wrong_field
-from projects.llava_sam2.datasets.image_files import file_inside
+from projects.llava_sam2.datasets.image_files import FolderFiles
+from projects.llava_sam2.datasets.records import RowErrors, collect, load_json
 from projects.llava_sam2.datasets.rows import (
     Expression,
     Row,
-    RowErrors,
     StillMask,
-    load_json,
     tracks_read,
 )
 
@@ -49,7 +49,7 @@ def refcoco_rows(
     split_by: str = "unc",
     on_bad_row: str = "error",
     limit: int | None = None,
-) -> list[Row]:
+) -> Sequence[Row]:
     """One row per image of a split, with all sentences of all its refs.
 
     Args:
@@ -77,7 +77,7 @@ def grefcoco_rows(
     split_by: str = "unc",
     on_bad_row: str = "error",
     limit: int | None = None,
-) -> list[Row]:
+) -> Sequence[Row]:
     """As :func:`refcoco_rows`, of ``grefs(<split_by>).json``: expressions for many objects or none.
 
     An expression for several objects has the union of their masks; one for none has no objects.
@@ -89,26 +89,24 @@ def grefcoco_rows(
 
 def _rows(
     refs: Any, refs_file: Path, image_root: Path, split: str, on_bad_row: str, limit: int | None
-) -> list[Row]:
+) -> Sequence[Row]:
     by_image = _refs_of_split(refs, refs_file, split)
     instances_file = refs_file.with_name("instances.json")
     images, annotations = _read_instances(instances_file)
-    errors = RowErrors(refs_file, on_bad_row)
-    rows = []
-    for image_id, group in list(by_image.items())[:limit]:
+    files = FolderFiles(image_root)
+
+    def make(name: str, image_id: int, errors: RowErrors) -> Row | str | None:
         image = images.get(image_id)
         if image is None:
-            errors.add(f"image_id {image_id}", f"not among the images of {instances_file}")
-            continue
-        path, problem = file_inside(image_root, image["file_name"])
+            return f"not among the images of {instances_file}"
+        path, problem = files.find(image["file_name"])
         if problem is not None:
-            errors.add(f"image_id {image_id}", problem)
-            continue
-        row = _row(path, image, group, annotations[image_id], instances_file, errors)
-        if row.expressions:
-            rows.append(row)
-    errors.finish(rows)
-    return rows
+            return problem
+        row = _row(path, image, by_image[image_id], annotations[image_id], instances_file, errors)
+        return row if row.expressions else None
+
+    named = ((f"image_id {image_id}", image_id) for image_id in by_image)
+    return collect(named, make, file=refs_file, on_bad_row=on_bad_row, limit=limit)
 
 
 def _read_instances(

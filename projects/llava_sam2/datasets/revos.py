@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from projects.common.mask_store import open_masks
@@ -20,7 +20,7 @@ def revos_rows(
     frames: str = "JPEGImages",
     on_bad_row: str = "error",
     limit: int | None = None,
-) -> list[Row]:
+) -> Sequence[Row]:
     """One row per video; the names of videos contain a sub-folder. ``part`` is the type.
 
     An expression of the type "absent" may have no object, or masks that are all empty: it is

@@ -11,10 +11,6 @@ An image is a row of one frame. A row reads like a video (``len(row)``, ``row[fr
 
 from __future__ import annotations
 
-import json
-import logging
-import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,14 +29,11 @@ from projects.common.masks import (
 )
 from projects.common.video import read_image
 
-logger = logging.getLogger(__name__)
-
 ALL_EMPTY = "all its masks are empty"
 MASKS_UNKNOWN = (
     "its masks are not public, the benchmark's server has them; train on another split, and "
     "evaluate this one with SubmissionBenchmark"
 )
-_LISTED = 10
 
 
 class MaskTrack(Protocol):
@@ -252,55 +245,6 @@ def is_empty(track: MaskTrack, frames: int) -> bool:
     return True
 
 
-class RowErrors:
-    """Collects what is wrong with a file's records, then raises once or skips them with a count.
-
-    Args:
-        source: the annotation file, named in the message.
-        on_bad_row: "error" or "skip".
-    """
-
-    def __init__(self, source: str | Path, on_bad_row: str = "error") -> None:
-        if on_bad_row not in ("error", "skip"):
-            raise ValueError(f"on_bad_row is 'error' or 'skip', got {on_bad_row!r}")
-        self.source = Path(source)
-        self.on_bad_row = on_bad_row
-        self.messages: list[str] = []
-        self.reasons: Counter[str] = Counter()
-
-    def add(self, record: str, problem: str) -> None:
-        self.messages.append(f"{record}: {problem}")
-        self.reasons[_reason(problem)] += 1
-
-    def finish(self, rows: Sequence[Any]) -> None:
-        """Raise ValueError (or warn, if told to skip) with the count and the first ten.
-
-        Raises:
-            ValueError: bad records under "error", or no row left.
-        """
-        if self.messages:
-            shown = "\n".join(f"  {message}" for message in self.messages[:_LISTED])
-            more = len(self.messages) - _LISTED
-            tail = f"\n  ... and {more} more\n  {self._by_reason()}" if more > 0 else ""
-            text = f"{self.source}: {len(self.messages)} bad records:\n{shown}{tail}"
-            if self.on_bad_row == "error":
-                raise ValueError(f"{text}\nmend them, or pass on_bad_row='skip' to leave them out")
-            logger.warning("%s\n  left out (on_bad_row='skip')", text)
-        if not rows:
-            raise ValueError(f"{self.source}: no usable record; check the split and the paths")
-
-    def _by_reason(self) -> str:
-        counts = [f"{count} x {reason}" for reason, count in self.reasons.most_common(_LISTED)]
-        rest = len(self.reasons) - _LISTED
-        return "by reason: " + "; ".join(counts) + (f"; {rest} others" if rest > 0 else "")
-
-
-def _reason(problem: str) -> str:
-    """A problem without the names, paths and numbers that tell one record from another."""
-    without_paths = re.sub(r"\S*/\S*", "...", problem)
-    return re.sub(r"'[^']*'", "'...'", re.sub(r"\d+", "n", without_paths))
-
-
 def tracks_read(objects: Sequence[int], tracks: Sequence[MaskTrack], frames: int) -> str | None:
     """Why an expression's masks are unusable, or None: broken, or empty on every frame."""
     try:
@@ -309,13 +253,3 @@ def tracks_read(objects: Sequence[int], tracks: Sequence[MaskTrack], frames: int
     except ValueError as error:
         return str(error)
     return None
-
-
-def load_json(path: Path) -> Any:
-    """A JSON file; errors name it."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; check the data root")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from error

@@ -6,18 +6,18 @@ of several expressions for the same object.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from projects.common.video import image_size
 from projects.llava_sam2.datasets.fields import wrong_field
-from projects.llava_sam2.datasets.image_files import file_inside
+from projects.llava_sam2.datasets.image_files import FolderFiles
+from projects.llava_sam2.datasets.records import Numbered, RowErrors, collect, numbered
 from projects.llava_sam2.datasets.rows import (
     Expression,
     Row,
-    RowErrors,
     StillMask,
-    load_json,
     tracks_read,
 )
 
@@ -28,7 +28,7 @@ def sa2va_rows(
     image_root: str | Path,
     on_bad_row: str = "error",
     limit: int | None = None,
-) -> list[Row]:
+) -> Sequence[Row]:
     """One row per record, with all its expressions.
 
     Args:
@@ -40,43 +40,41 @@ def sa2va_rows(
     Raises:
         FileNotFoundError, ValueError: naming the file and the records.
     """
-    file = Path(file)
-    records = load_json(file)
-    if not isinstance(records, list):
-        raise ValueError(f"{file}: expected a list of records, found {type(records).__name__}")
-    errors = RowErrors(file, on_bad_row)
-    rows = []
-    for number, record in enumerate(records[:limit]):
-        problem = _bad_record(record)
-        if problem is None:
-            path, problem = file_inside(Path(image_root), record["image"])
-        if problem is not None:
-            errors.add(f"record {number}", problem)
-            continue
-        try:
-            size = image_size(path)
-        except ValueError as error:
-            errors.add(f"record {number}", str(error))
-            continue
-        row = _row(record, path, size, f"{file} record {number}", errors, number)
-        if row.expressions:
-            rows.append(row)
-    errors.finish(rows)
-    return rows
+    file, images = Path(file), FolderFiles(image_root)
+
+    def make(name: str, numbered: Numbered, errors: RowErrors) -> Row | str | None:
+        return _row(numbered, file, images, errors)
+
+    return collect(numbered(file), make, file=file, on_bad_row=on_bad_row, limit=limit)
 
 
 def _row(
-    record: dict[str, Any],
-    path: Path,
-    size: tuple[int, int],
-    where: str,
-    errors: RowErrors,
-    number: int,
-) -> Row:
+    numbered: Numbered, file: Path, images: FolderFiles, errors: RowErrors
+) -> Row | str | None:
+    """A record's row, what is wrong with it, or None where no expression of it is usable."""
+    number, record = numbered
+    problem = _bad_record(record)
+    if problem is not None:
+        return problem
+    path, problem = images.find(record["image"])
+    if problem is not None:
+        return problem
+    try:
+        size = image_size(path)
+    except ValueError as error:
+        return str(error)
     objects = tuple(
-        StillMask(_polygons(mask), *size, where=f"{where} mask {k}")
+        StillMask(_polygons(mask), *size, where=f"{file} record {number} mask {k}")
         for k, mask in enumerate(record["mask"])
     )
+    expressions = _expressions(numbered, objects, errors)
+    return Row(record["image"], path, None, size, objects, expressions) if expressions else None
+
+
+def _expressions(
+    numbered: Numbered, objects: tuple[StillMask, ...], errors: RowErrors
+) -> tuple[Expression, ...]:
+    number, record = numbered
     expressions = []
     for k, text in enumerate(record["text"]):
         problem = tracks_read([k], objects, frames=1)
@@ -89,7 +87,7 @@ def _row(
                 expressions.append(Expression(words.strip(), (k,), key))
             else:
                 errors.add(f"record {number} text {k}", "empty expression")
-    return Row(record["image"], path, None, size, objects, tuple(expressions))
+    return tuple(expressions)
 
 
 def _polygons(mask: Any) -> Any:

@@ -10,13 +10,15 @@ from pathlib import Path, PurePosixPath
 import torch
 from torch import Tensor
 
+from projects.common.packed import Packed
 from projects.llava_sam2.datasets.feature_files import (
     check_rate,
     count_frames,
     load_features,
     read_note,
 )
-from projects.llava_sam2.datasets.rows import RowErrors
+from projects.llava_sam2.datasets.image_files import FolderFiles
+from projects.llava_sam2.datasets.records import RowErrors
 from projects.llava_sam2.datasets.segments import Segments
 
 TOLERANCE = 2.0  # seconds by which the features of a video may end before or behind its annotation
@@ -107,12 +109,14 @@ class RowCollector:
         tolerance: float = TOLERANCE,
     ) -> None:
         self.errors = RowErrors(file, on_bad_row)
-        self.rows: list[TemporalRow] = []
+        self.rows: Packed[TemporalRow] = Packed()
         self.feature_root = feature_root
+        self._files = FolderFiles(feature_root)
         self.slack = slack
         self.tolerance = tolerance
         self.fps = _known_rate(feature_root, fps)
         self._counts: dict[str, int] = {}
+        self._frames: dict[str, int] = {}
 
     def add(
         self,
@@ -126,7 +130,7 @@ class RowCollector:
         """A row, or an error. Bad rows are numbered as well: a skipped one renames no other."""
         number = self._counts.get(video, 0)
         self._counts[video] = number + 1
-        features = self.feature_root / f"{video}.pt"
+        features, missing = self._files.find(f"{video}.pt")
         try:
             if PurePosixPath(video).name != video:
                 raise ValueError(f"{video!r} is no name of a video")
@@ -135,7 +139,7 @@ class RowCollector:
                 raise ValueError(f"it starts at {start} s, after its end at {end} s")
             if not query.strip():
                 raise ValueError("empty query")
-            if not features.is_file():
+            if missing is not None:
                 raise ValueError(f"no features {features}")
             if duration is not None:
                 end = self._within(start, end, duration)
@@ -149,7 +153,7 @@ class RowCollector:
             TemporalRow(video, key, features, query.strip(), start, end, duration, segments)
         )
 
-    def finish(self) -> list[TemporalRow]:
+    def finish(self) -> Sequence[TemporalRow]:
         self.errors.finish(self.rows)
         return self.rows
 
@@ -161,7 +165,9 @@ class RowCollector:
 
     def _check_features(self, video: str, start: float, end: float, duration: float | None) -> None:
         """Where the rate is known, the number of features says how long a video is."""
-        seconds = count_frames(self.feature_root, video) / self.fps
+        if video not in self._frames:  # has several queries
+            self._frames[video] = count_frames(self.feature_root, video)
+        seconds = self._frames[video] / self.fps
         if duration is not None and abs(seconds - duration) > self.tolerance:
             raise ValueError(
                 f"its features cover {seconds:.1f} s, its annotation says {duration} s; another "

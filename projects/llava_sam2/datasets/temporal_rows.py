@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from projects.llava_sam2.datasets.rows import load_json
+from projects.llava_sam2.datasets.records import list_of_records
 from projects.llava_sam2.datasets.segments import Segments
 from projects.llava_sam2.datasets.temporal_row import (
     TOLERANCE,
@@ -40,7 +41,7 @@ def charades_rows(
     slack: float = 1.0,
     tolerance: float = TOLERANCE,
     on_bad_row: str = "error",
-) -> list[TemporalRow]:
+) -> Sequence[TemporalRow]:
     """Rows of Charades-STA: text lines ``VIDEO start end##sentence.``, times in seconds.
 
     Args:
@@ -88,7 +89,7 @@ def didemo_rows(
     fps: float | None = None,
     segment_seconds: float = 5.0,
     on_bad_row: str = "error",
-) -> list[TemporalRow]:
+) -> Sequence[TemporalRow]:
     """Rows of DiDeMo: ``[{video, description, times: [[first, last], ...], num_segments}]``.
 
     A video is cut into segments of 5 s, ``num_segments`` of them (6: only the first 30 s of a
@@ -107,7 +108,7 @@ def didemo_rows(
     """
     file = Path(file)
     collector = RowCollector(file, Path(feature_root), fps, segment_seconds, on_bad_row)
-    for number, record in enumerate(_records(file)):
+    for number, record in enumerate(list_of_records(file, what="videos")):
         where = f"record {number}"
         try:
             video, query = _texts(record, "video", "description")
@@ -129,7 +130,7 @@ def time_token_rows(
     feature_root: str | Path,
     fps: float | None = None,
     on_bad_row: str = "error",
-) -> list[TemporalRow]:
+) -> Sequence[TemporalRow]:
     """Rows of a ``time_token.json``: ``[{"video": path, "QA": [{"q": ..., "a": ...}]}]``.
 
     The query is what stands between the first and the last single quote of ``q``; ``a`` holds one
@@ -145,7 +146,7 @@ def time_token_rows(
     """
     file = Path(file)
     collector = RowCollector(file, Path(feature_root), fps, TOLERANCE, on_bad_row)
-    for number, record in enumerate(_records(file)):
+    for number, record in enumerate(list_of_records(file, what="videos")):
         try:
             (path,) = _texts(record, "video")
             pairs = record.get("QA")
@@ -177,13 +178,6 @@ def _read_lengths(path: Path) -> dict[str, float]:
             return {row["id"]: parse_seconds(row["length"]) for row in table}
         except ValueError as error:
             raise ValueError(f"{path} line {table.line_num}: length: {error}") from error
-
-
-def _records(file: Path) -> list[Any]:
-    records = load_json(file)
-    if not isinstance(records, list):
-        raise ValueError(f"{file}: expected a list of videos, found {type(records).__name__}")
-    return records
 
 
 def _texts(record: Any, *keys: str) -> list[str]:

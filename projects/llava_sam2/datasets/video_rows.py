@@ -22,14 +22,13 @@ import numpy as np
 
 from projects.common.mask_store import MaskStore
 from projects.common.masks import read_palette_png
-from projects.llava_sam2.datasets.image_files import file_inside
+from projects.llava_sam2.datasets.image_files import FolderFiles
+from projects.llava_sam2.datasets.records import RowErrors, collect, load_json
 from projects.llava_sam2.datasets.rows import (
     ALL_EMPTY,
     Expression,
     MaskTrack,
     Row,
-    RowErrors,
-    load_json,
     tracks_read,
 )
 
@@ -140,7 +139,7 @@ def video_rows(
     suffix: str = ".jpg",
     on_bad_row: str = "error",
     limit: int | None = None,
-) -> list[Row]:
+) -> Sequence[Row]:
     """One row per video, with all its expressions; an expression's mask is the union of its
     objects'.
 
@@ -161,23 +160,24 @@ def video_rows(
     videos = content.get("videos") if isinstance(content, dict) else None
     if not isinstance(videos, dict):
         raise ValueError(f"{meta_file}: expected an object with 'videos'")
-    errors = RowErrors(meta_file, on_bad_row)
-    own = {name: video for name, video in videos.items() if name not in without}
-    good = {name: video for name, video in own.items() if _is_whole(name, video, errors)}
     reader = None if masks is None else masks(videos)
-    rows = []
-    for name, video in list(good.items())[:limit]:
-        folder, problem = file_inside(frame_root, name, folder=True)
-        frames = tuple(f"{frame}{suffix}" for frame in video["frames"])
-        problem = problem if folder == frame_root else missing_files(folder, frames)
+    files = FolderFiles(frame_root)
+
+    def make(named: str, name: str, errors: RowErrors) -> Row | str | None:
+        video = videos[name]
+        folder, problem = files.find(name, folder=True)
+        problem = _broken(video) or (problem if folder == frame_root else None)
         if problem is not None:
-            errors.add(f"video {name}", problem)
-            continue
+            return problem
+        frames = tuple(f"{frame}{suffix}" for frame in video["frames"])
+        problem = missing_files(folder, frames)
+        if problem is not None:
+            return problem
         row = _Video(name, video, reader, part, absent, errors).row(folder, frames)
-        if row.expressions:
-            rows.append(row)
-    errors.finish(rows)
-    return rows
+        return row if row.expressions else None
+
+    named = ((f"video {name}", name) for name in videos if name not in without)
+    return collect(named, make, file=meta_file, on_bad_row=on_bad_row, limit=limit)
 
 
 def missing_files(folder: Path, files: Sequence[str]) -> str | None:
@@ -265,18 +265,14 @@ class _Video:
         return None if problem == ALL_EMPTY and self.absent(entry) else problem
 
 
-def _is_whole(name: str, video: Any, errors: RowErrors) -> bool:
+def _broken(video: Any) -> str | None:
+    """What a video's record lacks, or None."""
     if not isinstance(video, dict) or not video.keys() >= _FIELDS:
-        errors.add(f"video {name}", "it needs 'frames' and 'expressions'")
-        return False
+        return "it needs 'frames' and 'expressions'"
     entries = video["expressions"]
     if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
-        errors.add(f"video {name}", "its 'expressions' are no objects by id")
-        return False
-    if not isinstance(video["frames"], list):
-        errors.add(f"video {name}", "its 'frames' are no list")
-        return False
-    return True
+        return "its 'expressions' are no objects by id"
+    return None if isinstance(video["frames"], list) else "its 'frames' are no list"
 
 
 def _listed(value: Any) -> Sequence[Any]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from projects.llava_sam2.datasets.rows import load_json
+from projects.llava_sam2.datasets.records import load_json
 
 
 class Wanted(Protocol):

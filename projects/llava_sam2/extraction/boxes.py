@@ -21,8 +21,9 @@ from projects.common.mask_store import open_masks
 from projects.common.parallel import map_files
 from projects.common.progress import Progress
 from projects.llava_sam2.datasets.box_rows import track_box
+from projects.llava_sam2.datasets.records import load_json
 from projects.llava_sam2.datasets.ref_ytvos import ref_ytvos_rows
-from projects.llava_sam2.datasets.rows import Row, load_json
+from projects.llava_sam2.datasets.rows import Row
 
 Boxes = list[list[float] | None]  # of one object, one a frame
 

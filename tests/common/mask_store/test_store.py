@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
+from projects.common import json_stream
 from projects.common.mask_store import MaskStore, build, dictionary, open_masks
 from projects.common.mask_store import store as store_module
 from projects.common.mask_store.measure import BROKEN, measure
@@ -212,19 +213,19 @@ def test_a_json_is_read_in_pieces(tmp_path: Path, monkeypatch) -> None:
     path = write(tmp_path / "mask_dict.json", masks)
     expected = json.loads(path.read_text())
     for size in (1, 7, 300):
-        monkeypatch.setattr(dictionary, "_CHUNK", size)
+        monkeypatch.setattr(json_stream, "_CHUNK", size)
         read = list(dictionary.read_tracks(path))
         assert {key: track for key, track, _ in read} == expected
         assert [done for *_, done in read] == sorted(done for *_, done in read)
     windows = []
-    monkeypatch.setattr(dictionary, "_CHUNK", 1 << 12)
-    more = dictionary._Text._more
+    monkeypatch.setattr(json_stream, "_CHUNK", 1 << 12)
+    more = json_stream._Text._more
 
     def watched(self):
         windows.append(len(self.window))
         return more(self)
 
-    monkeypatch.setattr(dictionary._Text, "_more", watched)
+    monkeypatch.setattr(json_stream._Text, "_more", watched)
     path.write_text(json.dumps({str(n): [{"counts": "x" * 900}] for n in range(2000)}))
     assert len(list(dictionary.read_tracks(path))) == 2000
     assert max(windows) < path.stat().st_size / 50

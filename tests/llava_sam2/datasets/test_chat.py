@@ -166,6 +166,13 @@ def test_bad_records_are_named_or_skipped(read, message):
     assert len(read(good, BAD[message], on_bad_row="skip")) == 1
 
 
+def test_what_is_said_before_the_first_question_is_left_out(read):
+    (row,) = read({"conversations": [say("hello"), *TURNS]})
+    assert row.turns == (("it", "dog"),)
+    with pytest.raises(ValueError, match="speakers must alternate human, gpt; found \\[\\]"):
+        read({"conversations": [say("hello")]})
+
+
 def test_files_that_are_no_list_and_roots_that_lack(read, tmp_path):
     with pytest.raises(ValueError, match="has 'video', but no video_root was given"):
         read({"video": "clip", "conversations": TURNS}, video_root=None)

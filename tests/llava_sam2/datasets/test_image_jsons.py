@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from projects.common.conversation import IGNORE_INDEX
 from projects.common.samplers import Draw
@@ -224,13 +225,26 @@ def test_pictures_that_are_none_are_bad_records(read, images):
     with pytest.raises(ValueError, match=r"1 bad records:\n  record 1: .*2\.jpg"):
         read(sa2va_rows, records)
     assert len(read(sa2va_rows, records, on_bad_row="skip")) == 1
+    (caption,) = refcocog("a dog", ("a dog", POLYGON))
+    captions = [caption, {"18": {**caption["17"], "img_file_name": "2.jpg"}}]
+    with pytest.raises(ValueError, match=r"1 bad records:\n  caption 18: .*2\.jpg"):
+        read(refcocog_gcg_rows, captions)
+    assert len(read(refcocog_gcg_rows, captions, on_bad_row="skip")) == 1
+
+
+def test_captions_of_rles_open_no_picture_before_it_is_wanted(read, images):
+    (images / "2.jpg").write_bytes(b"half a pict")
+    Image.new("RGB", (WIDTH, HEIGHT + 1)).save(images / "3.jpg")
     captions = [
         {**grandf("a dog", dog=at(2, 5, rle(LEFT)))[0], "file_name": f"{number}.jpg"}
-        for number in (0, 2)
+        for number in (0, 2, 3)
     ]
-    with pytest.raises(ValueError, match=r"1 bad records:\n  record 1: .*2\.jpg"):
-        read(grandf_rows, captions)
-    assert len(read(grandf_rows, captions, on_bad_row="skip")) == 1
+    whole, half, another = read(grandf_rows, captions)
+    assert whole.row[0].shape == (HEIGHT, WIDTH, 3)
+    with pytest.raises(ValueError, match=r"2\.jpg: does not decode"):
+        half.row[0]
+    with pytest.raises(ValueError, match=rf"3\.jpg: .* its annotation says {HEIGHT}x{WIDTH}"):
+        another.row[0]
 
 
 def test_files_of_another_kind_are_named(read):

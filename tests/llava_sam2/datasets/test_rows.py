@@ -13,8 +13,8 @@ from PIL import Image
 
 from projects.llava_sam2.datasets.labels import load_labels
 from projects.llava_sam2.datasets.mevis import mevis_rows
+from projects.llava_sam2.datasets.records import RowErrors
 from projects.llava_sam2.datasets.refcoco import refcoco_rows
-from projects.llava_sam2.datasets.rows import RowErrors
 from tests.llava_sam2.datasets.tiny import (
     CROWD,
     HEIGHT,

@@ -18,10 +18,10 @@ from projects.llava_sam2.datasets.frame_samplers import RandomFrames
 from projects.llava_sam2.datasets.grounding import GroundingDataset
 from projects.llava_sam2.datasets.mevis import mevis_rows
 from projects.llava_sam2.datasets.pixels import HorizontalFlip, resize_masks
+from projects.llava_sam2.datasets.records import RowErrors
 from projects.llava_sam2.datasets.ref_sav import ref_sav_rows
 from projects.llava_sam2.datasets.ref_ytvos import ref_davis_rows, ref_ytvos_rows
 from projects.llava_sam2.datasets.revos import revos_rows
-from projects.llava_sam2.datasets.rows import RowErrors
 from projects.llava_sam2.datasets.templates import Templates
 from tests.llava_sam2.datasets.tiny import (
     HEIGHT,
