@@ -34,6 +34,7 @@ from tests.sam2_video.meta_reference import build_meta, randomise  # noqa: E402
 from tests.sam2_video.meta_training import meta_loss, meta_steps  # noqa: E402
 from tools.bench import common  # noqa: E402
 
+RECOMPUTED = ["nothing", "all"]
 PROMPTS = {
     "mask": PromptPlan(conditioning=(0,), mask_prompts=True),
     "clicks": PromptPlan(conditioning=(0, 2), correction=frozenset({0, 2})),
@@ -106,7 +107,7 @@ def compare(arguments: argparse.Namespace, frames: int, objects: int, prompt: st
     )
     reference_held = held_bytes(reference[0], meta)
     rows = []
-    for recompute in (False, True):
+    for recompute in (name == "all" for name in arguments.recomputed):
         ours = _ours(arguments, meta, recompute)
         unroll = TrainingUnroll(simulator=simulator, loss=MultiStepMaskLoss())
         forward, run = step_of(lambda u=unroll, m=ours: u(m, batch), ours, device)
@@ -147,6 +148,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, nargs="+", default=[4, 8])
     parser.add_argument("--objects", type=int, nargs="+", default=[1, 3, 8])
     parser.add_argument("--prompts", nargs="+", choices=PROMPTS, default=list(PROMPTS))
+    parser.add_argument("--recomputed", nargs="+", choices=RECOMPUTED, default=RECOMPUTED)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--clock", choices=common.CLOCKS, default="cpu")
     common.add_arguments(parser)
