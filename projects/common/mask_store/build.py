@@ -38,8 +38,9 @@ _LARGE = 1 << 26  # bytes from which the conversion is worth a message
 def open_masks(source: str | Path, *, cache: str | Path | None = None) -> MaskStore:
     """Open the store of a mask dictionary; make it first where there is none, or an outdated one.
 
-    It lies beside its source as ``<name>.masks``; where that folder cannot be written, or ``cache``
-    (or the environment variable ``MASK_STORE_CACHE``) names a folder, it lies there.
+    It lies beside its source as ``<name>.masks``. Where that folder cannot be written and has no
+    store of this source, it lies in the user's cache; ``cache``, or the environment variable
+    ``MASK_STORE_CACHE``, names another folder.
 
     Args:
         source: ``mask_dict.json`` or ``mask_dict.pkl``.
@@ -48,14 +49,18 @@ def open_masks(source: str | Path, *, cache: str | Path | None = None) -> MaskSt
     Raises:
         FileNotFoundError, ValueError: no source, or not a mask dictionary. A broken mask is not an
             error here: it is one when it is read.
+        OSError: nowhere to write it.
     """
     source = Path(source)
     wanted = identity(source)
     path = store_path(source, cache=cache)
-    store = _matching(path, source, wanted)
-    if store is not None:
-        return store
-    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = _beside(source)
+    places = [path] if _named(cache) or path == beside else [beside, path]
+    for place in places:
+        store = _matching(place, source, wanted)
+        if store is not None:
+            return store
+    _make_folder(path.parent, source)
     with _locked(path.with_name(f".{path.name}.lock"), source):
         store = _matching(path, source, wanted)  # another process may have made it meanwhile
         if store is None:
@@ -65,14 +70,34 @@ def open_masks(source: str | Path, *, cache: str | Path | None = None) -> MaskSt
 
 
 def store_path(source: Path, *, cache: str | Path | None = None) -> Path:
-    """Where the store of a source lies (see :func:`open_masks`)."""
-    named = cache or os.environ.get(CACHE_VARIABLE)
-    beside = source.with_name(source.name + SUFFIX)
-    if not named and (beside.is_file() or os.access(source.parent, os.W_OK)):
-        return beside
+    """Where the store of a source is made (see :func:`open_masks`)."""
+    named = _named(cache)
+    if not named and os.access(source.parent, os.W_OK):
+        return _beside(source)
     folder = Path(named) if named else _user_cache()
     place = hashlib.blake2b(str(source.resolve()).encode(), digest_size=8).hexdigest()
     return folder / f"{source.parent.name}-{place}-{source.name}{SUFFIX}"
+
+
+def _beside(source: Path) -> Path:
+    return source.with_name(source.name + SUFFIX)
+
+
+def _named(cache: str | Path | None) -> str | Path | None:
+    return cache or os.environ.get(CACHE_VARIABLE)
+
+
+def _make_folder(folder: Path, source: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise OSError(
+            f"{source}: its mask store has no place: neither its folder nor {folder} can be "
+            f"written; name a folder that can by the environment variable {CACHE_VARIABLE}"
+        )
 
 
 def _user_cache() -> Path:

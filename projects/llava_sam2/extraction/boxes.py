@@ -90,15 +90,30 @@ def boxes_of_ref_ytvos(
     if failures:
         raise ValueError(f"{len(failures)} of {len(rows)} videos failed, the first: {failures[0]}")
     content = load_json(root / "meta_expressions" / "train" / "meta_expressions.json")
-    found: dict[str, Boxes] = {}
-    for name, video in content["videos"].items():
-        for key in sorted(video["expressions"]):
-            number = str(len(found))
-            found[number] = by_expression.get(f"{name}/{key}") or [None] * len(video["frames"])
-            video["expressions"][key]["anno_id"] = [number]
+    found = _numbered(content["videos"], by_expression)
     _write(out, found)
     _write(expressions, content)
     return _made([out, expressions], found)
+
+
+def _numbered(videos: dict[str, Any], by_expression: dict[str, Boxes]) -> dict[str, Boxes]:
+    """Boxes by the number of the expression, which each of them gets as its ``anno_id``.
+
+    What is no video, or no expression, stays as it is, for the readers to name.
+    """
+    found: dict[str, Boxes] = {}
+    for name, video in videos.items():
+        entries = video.get("expressions") if isinstance(video, dict) else None
+        if not isinstance(entries, dict):
+            continue
+        frames = video.get("frames")
+        nowhere: Boxes = [None] * (len(frames) if isinstance(frames, list) else 0)
+        for key in sorted(entries):
+            number = str(len(found))
+            found[number] = by_expression.get(f"{name}/{key}") or nowhere
+            if isinstance(entries[key], dict):
+                entries[key]["anno_id"] = [number]
+    return found
 
 
 def recipes(data_root: Path, out: Path, **ref_ytvos: Any) -> dict[str, Recipe]:

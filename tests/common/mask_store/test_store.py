@@ -383,9 +383,34 @@ def test_where_the_store_lies(tmp_path: Path, monkeypatch) -> None:
     assert len(list((tmp_path / "named").iterdir())) == 2  # two files of one name do not collide
     monkeypatch.delenv(build.CACHE_VARIABLE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(build.os, "access", lambda *arguments: False)  # a read-only data folder
+    read_only(monkeypatch, path.parent)
     check(open_masks(path), content())
     assert len(list(path.parent.iterdir())) == 1 and list((tmp_path / "home").rglob("*.masks"))
+
+
+def read_only(monkeypatch, *folders: Path) -> None:
+    """As a mount that cannot be written; the tests may run as root, whom no mode hinders."""
+    monkeypatch.setattr(build.os, "access", lambda place, mode: Path(place) not in folders)
+
+
+def test_a_store_on_a_read_only_mount(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "data" / "mask_dict.json"
+    path.parent.mkdir()
+    write(path, content())
+    beside = open_masks(path).path
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    read_only(monkeypatch, path.parent)
+    assert open_masks(path).path == beside and not (tmp_path / "home").exists()
+    shipped = beside.read_bytes()
+    write(path, content(seed=9))  # and the store that lies there is outdated
+    store = open_masks(path)
+    check(store, content(seed=9))
+    assert store.path.is_relative_to(tmp_path / "home") and beside.read_bytes() == shipped
+    assert open_masks(path).path == store.path, "made once"
+    read_only(monkeypatch, path.parent, tmp_path / "none" / "mask_stores")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))
+    with pytest.raises(OSError, match="has no place: .* by the environment variable MASK_STORE"):
+        open_masks(path)
 
 
 def _open_in_process(path: Path, start, results) -> None:

@@ -124,6 +124,26 @@ def test_expressions_without_masks_stop_it_or_have_no_boxes(rvos, tmp_path):
     assert json.loads(out.read_text()) == expected | {"12": [None, None]}
 
 
+@pytest.mark.parametrize(
+    "broken",
+    ["text", {"frames": ["00000"]}, {"frames": 3, "expressions": {}}, {"expressions": {"0": 1}}],
+)
+def test_what_is_no_video_is_skipped_and_the_numbers_stay(rvos, tmp_path, broken):
+    root, expected = rvos
+    meta = root / "meta_expressions" / "train" / "meta_expressions.json"
+    content = json.loads(meta.read_text())
+    content["videos"]["z_broken"] = broken  # behind the others
+    meta.write_text(json.dumps(content))
+    out, texts = tmp_path / "bbox.json", tmp_path / "expressions.json"
+    with pytest.raises(ValueError, match="1 bad records:\n  video z_broken: it"):
+        boxes_of_ref_ytvos(root, out, texts)
+    boxes_of_ref_ytvos(root, out, texts, on_bad_row="skip")
+    found = json.loads(out.read_text())
+    assert {key: found[key] for key in expected} == expected
+    with pytest.raises(ValueError, match="1 bad records:\n  video z_broken"):
+        box_rows(file=texts, boxes=out, frame_root=root / "train" / "JPEGImages")
+
+
 def test_command_line(rvos, tmp_path, monkeypatch, caplog):
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["make_boxes.py", *map(str, arguments), "--workers", "0"])
