@@ -1,8 +1,10 @@
 """Examples out of an evaluation's records: which ones are shown, and their pictures.
 
-A record holds ``image`` (a path) or ``video`` (a folder) with ``frames`` (names), ``pred`` and
-``gt`` (RLE; for a video a list with one RLE or null per frame), a score (``iou``, or ``J`` and
-``F``) and ``expression`` where a language model was asked, else ``object`` and perhaps ``click``.
+A record holds ``image`` (a path; with ``frame``, a position within that video file) or ``video``
+with ``frames``: a folder with names in it, a video file with positions, or whatever lists images
+with their absolute paths. Beside it ``pred`` and ``gt`` (RLE; for a video a list with one RLE or
+null per frame), a score (``iou``, or ``J`` and ``F``) and ``expression`` where a language model was
+asked, else ``object`` and perhaps ``click``.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import numpy as np
 
 from projects.common import visualise
 from projects.common.masks import decode_rle
-from projects.common.video import IMAGE_SUFFIXES, FrameFolder, read_image
+from projects.common.video import IMAGE_SUFFIXES, FrameFolder, VideoFile, read_image
 
 Record = dict[str, Any]
 FRAMES_SHOWN = 6
@@ -143,7 +145,8 @@ def load(record: Record, where: str) -> Picture:
 def _load_image(
     record: Record, where: str
 ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
-    image = read_image(record["image"])
+    path = record["image"]
+    image = VideoFile(path)[record["frame"]] if "frame" in record else read_image(path)
     size = image.shape[:2]
     return [image], [_mask(record["pred"], size, where)], [_mask(record["gt"], size, where)]
 
@@ -158,11 +161,20 @@ def _load_video(
                 f"{where}: {len(names)} frames but {len(record[key])} masks in {key!r}"
             )
     shown = visualise.evenly(len(names), FRAMES_SHOWN)
-    folder = FrameFolder(record["video"], names=[_stem(names[i]) for i in shown])
-    frames = [folder[i] for i in range(len(shown))]
+    frames = _frames(record["video"], [names[i] for i in shown])
     size = frames[0].shape[:2]
     prediction = [_mask(record["pred"][i], size, where) for i in shown]
     return frames, prediction, [_mask(record["gt"][i], size, where) for i in shown]
+
+
+def _frames(video: str, frames: list[Any]) -> list[np.ndarray]:
+    """Pictures of a record's frames, see above."""
+    if isinstance(frames[0], int):
+        return list(VideoFile(video).read(frames))
+    if PurePath(frames[0]).is_absolute():
+        return [read_image(path) for path in frames]
+    folder = FrameFolder(video, names=[_stem(name) for name in frames])
+    return [folder[i] for i in range(len(frames))]
 
 
 def _mask(rle: Any, size: tuple[int, int], where: str) -> np.ndarray:

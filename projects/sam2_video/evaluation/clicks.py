@@ -88,10 +88,10 @@ def _corner_pixels(mask: np.ndarray) -> np.ndarray:
 
 
 def _image(video: Any) -> Record:
-    """Where the report finds the picture; a frame inside of an mp4 has no path."""
+    """Where the report finds the picture (``common/report/examples.py``)."""
     folder = getattr(video, "folder", None)
     if folder is None:
         return {"image": str(video.path)}
     if isinstance(folder, ImageSequence):
         return {"image": str(folder.files[video.frame_indices[0]])}
-    return {}
+    return {"image": str(folder.path), "frame": video.frame_indices[0]}

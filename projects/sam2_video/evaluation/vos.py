@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from projects.common.masks import Rle, encode_rle
-from projects.common.video import FrameFolder
+from projects.common.video import FrameFolder, ImageSequence
 from projects.sam2_video.data.sources import AnnotationSource, FramedVideo
 from projects.sam2_video.evaluation.given import GivenObject, find_objects, mask_prompts
 from projects.sam2_video.evaluation.scorer import VideoScorer, mean_scores, scored_frames
@@ -102,12 +102,11 @@ class VosBenchmark:
                 video.folder.path,
                 ", ".join(unscored),
             )
-        # pictures are read from folders: frames inside of a video file have no path
-        readable = report.frames if isinstance(video.folder, FrameFolder) else []
+        frames = [_frame_of_record(video, frame) for frame in report.frames]
         return [
             {
                 "video": str(video.folder.path),
-                "frames": [video.stems[frame] for frame in readable],
+                "frames": frames,
                 "object": str(given.key),
                 "J": scores[given.key].region,
                 "F": scores[given.key].boundary,
@@ -117,6 +116,16 @@ class VosBenchmark:
             for given in objects
             if given.key in scores
         ]
+
+
+def _frame_of_record(video: FramedVideo, frame: int) -> str | int:
+    """How a report finds the picture of an annotated frame (``common/report/examples.py``)."""
+    position = video.frame_indices[frame]
+    if isinstance(video.folder, FrameFolder):
+        return video.stems[frame]
+    if isinstance(video.folder, ImageSequence):
+        return str(video.folder.files[position].absolute())
+    return position
 
 
 class _Report:

@@ -273,5 +273,6 @@ def test_clicks_on_the_first_frame_of_a_video_file(tmp_path, random_sam2):
     (tmp_path / "a_manual.json").write_text(json.dumps({"masklet": masklet}))
     source = SavSource(annotation_root=tmp_path, frame_root=tmp_path)
     (record,) = ClickBenchmark(source=source).predict(Model(), 0)
-    assert "image" not in record and record["object"] == "0"
+    assert (record["image"], record["frame"]) == (str(tmp_path / "a.mp4"), 0)
+    assert record["object"] == "0"
     assert np.array_equal(decode_rle(record["gt"], where="gt"), truth_of(1, 0))

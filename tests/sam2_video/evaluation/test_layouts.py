@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from projects.common.masks import encode_rle, write_palette_png
-from projects.common.video import FrameFolder, write_mp4
+from projects.common.report.examples import load
+from projects.common.video import write_jpeg, write_mp4
 from projects.sam2_video.data.coco_video import CocoVideoSource
 from projects.sam2_video.data.folders import FolderSource, ImageFolderSource
 from projects.sam2_video.data.png import PaletteSource, PerObjectSource
@@ -39,10 +40,15 @@ class Shifted(Oracle):
             yield frame, np.roll(np.stack(truths), self.shift, 1)
 
 
+def grey(number: int) -> np.ndarray:
+    """A picture that tells which frame it is."""
+    return np.full((*SIZE, 3), 40 + 9 * number, np.uint8)
+
+
 def write_images(folder: Path, numbers: range) -> None:
     folder.mkdir(parents=True)
     for number in numbers:
-        Image.new("RGB", SIZE[::-1]).save(folder / f"{number:05d}.jpg")
+        write_jpeg(folder / f"{number:05d}.jpg", grey(number))
 
 
 def palette(root: Path) -> PaletteSource:
@@ -61,7 +67,7 @@ def folder(root: Path) -> FolderSource:
 
 def palette_mp4(root: Path) -> PaletteSource:
     palette(root)
-    write_mp4(root / "mp4" / "a.mp4", black(FRAMES, root / "mp4"), 24)
+    write_mp4(root / "mp4" / "a.mp4", greys(FRAMES, root / "mp4"), 24)
     return PaletteSource(image_root=root / "mp4", annotation_root=root / "masks")
 
 
@@ -104,13 +110,24 @@ def sav_frames(root: Path) -> SavSource:
 
 
 def sav_mp4(root: Path) -> SavSource:
-    write_mp4(root / "a.mp4", black((FRAMES - 1) * EVERY + 3, root), 24)
+    write_mp4(root / "a.mp4", greys((FRAMES - 1) * EVERY + 3, root), 24)
     return write_masklets(root)
 
 
-def black(count: int, folder: Path) -> list[np.ndarray]:
+def greys(count: int, folder: Path) -> list[np.ndarray]:
     folder.mkdir(parents=True, exist_ok=True)
-    return [np.zeros((*SIZE, 3), np.uint8)] * count
+    return [grey(number) for number in range(count)]
+
+
+def check_pictures(record: dict, is_sav: bool) -> None:
+    """What the report draws: each frame has its own grey, the masks those of the frame."""
+    record = json.loads(json.dumps(record))
+    picture = load(record, "test")
+    shown = [round(frame) for frame in np.linspace(0, FRAMES - 1, min(6, FRAMES))]
+    for frame, pixels, truth in zip(shown, picture.frames, picture.truth, strict=True):
+        number = frame * (EVERY if is_sav else 1)
+        assert abs(pixels.mean() - grey(number).mean()) < 4.5
+        assert np.array_equal(truth, truth_of(int(record["object"]) + is_sav, frame))
 
 
 LAYOUTS = [palette, folder, palette_mp4, per_object, coco_video, sav_frames, sav_mp4]
@@ -131,8 +148,7 @@ def test_a_layout_changes_no_score(write, tmp_path):
     for record, other in zip(records, expected, strict=True):
         assert (record["J"], record["F"]) == (other["J"], other["F"])
         assert 0.5 < record["J"] < 1 and record["gt"] == other["gt"]
-        if record["frames"]:  # what a report can show
-            FrameFolder(record["video"], names=record["frames"])
+    check_pictures(records[0], is_sav)
     assert set(benchmark.summarise(records)) == set(benchmark.metrics)
     assert benchmark.fingerprint() != reference.fingerprint()
     assert benchmark.fingerprint() == VosBenchmark(source=source).fingerprint()
@@ -147,8 +163,12 @@ def test_clicks_on_the_first_frame_of_every_layout(write, tmp_path):
     benchmark = ClickBenchmark(source=write(tmp_path))
     (record,) = benchmark.predict(Whole(), 0)
     assert record["iou"] == 1 and set(benchmark.summarise([record])) == set(benchmark.metrics)
-    assert "image" not in record or Path(record["image"]).is_file()
-    assert ("image" not in record) == (write in (palette_mp4, sav_mp4))
+    assert Path(record["image"]).is_file()
+    assert ("frame" in record) == (write in (palette_mp4, sav_mp4))
+    picture = load(record, "test")
+    assert abs(picture.frames[0].mean() - grey(0).mean()) < 3
+    assert np.array_equal(picture.truth[0], truth_of(1, 0))
+    assert picture.truth[0][picture.click[::-1]]
 
 
 def test_the_picture_of_a_single_image_is_named(tmp_path):
