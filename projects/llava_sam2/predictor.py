@@ -19,7 +19,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from functools import partial
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -30,9 +31,11 @@ from torch.nn.utils.rnn import pad_sequence
 from projects.common.masks import Rle, decode_rle, encode_rle
 from projects.llava_sam2.datasets.frame_samplers import FrameSampler, UniformFrames
 from projects.llava_sam2.datasets.inputs import GroundingInputs, Turn
+from projects.llava_sam2.models.adapter import LanguageAdapter
 from projects.llava_sam2.models.heads.segment import decode_language
 from projects.llava_sam2.models.sa2va import Sa2VA
 from projects.llava_sam2.models.seg_tokens import gather_seg
+from projects.llava_sam2.models.visual_tokens import Grid
 from projects.sam2_video.modeling import FrameFeatures, MemoryBank, Prompt, Tracker, TrackingPolicy
 
 HEAD = "segment"
@@ -77,6 +80,25 @@ class _Reply:
 
     text: str
     seg_hidden: Tensor  # [K, D]
+
+
+@dataclass
+class _Seen:
+    """Pictures that have passed the vision tower, for any number of questions."""
+
+    pixel_values: Tensor  # [N, 3, h, w]
+    visual: Tensor  # [N, V, W]
+    grids: list[Grid] | None  # of the N; None: squares
+
+    @classmethod
+    def by(cls, mllm: LanguageAdapter, pixel_values: Tensor) -> _Seen:
+        visual, grids = mllm.visual_features(pixel_values), mllm.grids(pixel_values)
+        return cls(pixel_values, visual, grids)
+
+    def repeated(self, times: int) -> dict[str, Any]:
+        """For so many prompts about the same pictures."""
+        grids = None if self.grids is None else self.grids * times
+        return {"visual": self.visual.repeat(times, 1, 1), "grids": grids}
 
 
 class GroundedPredictor:
@@ -201,42 +223,37 @@ class GroundedPredictor:
         pixel_values = self.inputs.pixel_values(frames, video=video).to(self.model.mllm.device)
         replies: list[_Reply] = []
         with self._visual_as_asked():
-            visual = self.model.mllm.visual_features(pixel_values)
+            seen = _Seen.by(self.model.mllm, pixel_values)
             for start in range(0, len(questions), self.batch_size):
                 part = slice(start, start + self.batch_size)
                 if forced is None:
-                    replies += self._generate(questions[part], visual, video=video, name=name)
+                    replies += self._generate(questions[part], seen, video=video, name=name)
                 else:
                     turns = list(zip(questions[part], forced[part], strict=True))
-                    replies += self._force(turns, visual, video=video, name=name)
+                    replies += self._force(turns, seen, video=video, name=name)
         return replies
 
     def _generate(
-        self, questions: Sequence[str], visual: Tensor, *, video: bool, name: str
+        self, questions: Sequence[str], seen: _Seen, *, video: bool, name: str
     ) -> list[_Reply]:
         prompts = [
-            self.inputs.prompt(question, tiles=len(visual), video=video, name=name)
+            self.inputs.prompt(question, tiles=seen.pixel_values, video=video, name=name)
             for question in questions
         ]
         generated = self.model.mllm.generate(
             prompts,
-            visual=visual.repeat(len(prompts), 1, 1),
+            **seen.repeated(len(prompts)),
             max_new_tokens=self.max_new_tokens,
         )
         return [_Reply(answer.text, answer.seg_hidden) for answer in generated]
 
-    def _force(
-        self, turns: Sequence[Turn], visual: Tensor, *, video: bool, name: str
-    ) -> list[_Reply]:
+    def _force(self, turns: Sequence[Turn], seen: _Seen, *, video: bool, name: str) -> list[_Reply]:
         mllm = self.model.mllm
-        ids = [
-            self.inputs.conversation([turn], tiles=len(visual), video=video, name=name).input_ids
-            for turn in turns
-        ]
+        encode = partial(self.inputs.conversation, tiles=seen.pixel_values, video=video, name=name)
+        ids = [encode([turn]).input_ids for turn in turns]
         input_ids = pad_sequence(ids, batch_first=True, padding_value=PAD).to(mllm.device)
         known = input_ids != PAD
-        visual = visual.repeat(len(ids), 1, 1)
-        hidden = mllm(input_ids.where(known, 0), known, visual=visual)
+        hidden = mllm(input_ids.where(known, 0), known, **seen.repeated(len(ids)))
         seg_hidden, counts = gather_seg(hidden, input_ids, mllm.seg_id)
         parts = seg_hidden.split(counts)
         return [_Reply(answer, part) for (_, answer), part in zip(turns, parts, strict=True)]

@@ -3,8 +3,8 @@
 Shapes: B samples; L tokens; N tiles (all samples together); F frames for SAM 2 (all samples
 together); E expressions with masks of one sample; T its frames; S the square input of SAM 2;
 h, w the resolution of the mask loss; P frames whose features are given, of width C, with P' those
-of all samples together; R regions that the questions of one sample point at, on the g x g grid of a
-tile's visual tokens.
+of all samples together; R regions that the questions of one sample point at, on the grid of a
+tile's visual tokens. Tiles are squares of one size, or pictures of their own sizes.
 
 What the language model sees is pixels (tiles) or features of frames, never both in one sample.
 """
@@ -36,11 +36,11 @@ class GroundingSample:
     name: str  # says in errors which sample this is
     input_ids: Tensor  # [L] int64
     labels: Tensor  # [L] int64, IGNORE_INDEX where not supervised
-    pixel_values: Tensor | None = None  # [tiles, 3, H, H] uint8 RGB, for the language model
+    pixel_values: Tensor | None = None  # [tiles, 3, H, W] uint8 RGB, for the language model
     grounding_frames: Tensor | None = None  # [T, 3, S, S] uint8 RGB, for SAM 2; an image has T = 1
     masks: Tensor | None = None  # [E, T, h, w] bool
     features: Tensor | None = None  # [P, C] float, in place of pixel_values
-    regions: Tensor | None = None  # [R, g, g] bool, which visual tokens of the last tile they cover
+    regions: Tensor | None = None  # [R, rows, columns] bool: visual tokens of the last tile
     events: list[SampleEvent] = field(default_factory=list)  # what a run should count
 
 
@@ -53,14 +53,15 @@ class GroundingBatch:
     input_ids: Tensor  # [B, L] int64, padded on the right
     attention_mask: Tensor  # [B, L] bool, False on padding
     labels: Tensor  # [B, L] int64, IGNORE_INDEX where not supervised
-    pixel_values: Tensor | None  # [N, 3, H, H] uint8 RGB, in the order of the samples
+    # [N, 3, H, W] uint8 RGB, in the order of the samples; one for each where their sizes differ
+    pixel_values: Tensor | list[Tensor] | None
     grounding_frames: Tensor | None  # [F, 3, S, S] uint8 RGB, in the order of the samples
     frames_per_sample: list[int]  # sums to F; 0 where a sample brings no frames
     masks: list[Tensor | None]  # per sample [E, T, h, w] bool, or None
     features: Tensor | None  # [P', C] float, in the order of the samples
     features_per_sample: list[int]  # sums to P'; 0 where a sample brings none
     tiles_per_sample: list[int]  # sums to N; 0 where a sample brings no pixels
-    regions: list[Tensor | None]  # per sample [R, g, g] bool, or None
+    regions: list[Tensor | None]  # per sample [R, rows, columns] bool, or None
     events: list[SampleEvent] = field(default_factory=list)  # of all samples
     # what losses are divided by where gradients are accumulated, by key of loss_counts
     mean_counts: dict[str, float] = field(default_factory=dict)
@@ -120,7 +121,7 @@ def collate_grounding(samples: Sequence[GroundingSample], *, pad_id: int = 0) ->
         input_ids=input_ids,
         attention_mask=attention_mask,
         labels=labels,
-        pixel_values=_concatenate(pixels),
+        pixel_values=_together(pixels),
         grounding_frames=_concatenate(frames),
         frames_per_sample=[0 if clip is None else len(clip) for clip in frames],
         masks=[sample.masks for sample in samples],
@@ -130,6 +131,13 @@ def collate_grounding(samples: Sequence[GroundingSample], *, pad_id: int = 0) ->
         regions=[sample.regions for sample in samples],
         events=[event for sample in samples for event in sample.events],
     )
+
+
+def _together(parts: Sequence[Tensor | None]) -> Tensor | list[Tensor] | None:
+    """One tensor of all pictures where they are of one size."""
+    present = [part for part in parts if part is not None]
+    alike = len({part.shape[1:] for part in present}) < 2
+    return _concatenate(present) if alike else present
 
 
 def _concatenate(parts: Sequence[Tensor | None]) -> Tensor | None:

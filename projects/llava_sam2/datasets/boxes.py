@@ -118,9 +118,7 @@ class BoxDataset:
             for question, text, answer in zip(questions, texts, boxes, strict=True)
         ]
         pixel_values = self.inputs.pixel_values(frames, video=video)
-        encoded = self.inputs.conversation(
-            turns, tiles=len(pixel_values), video=video, name=row.name
-        )
+        encoded = self.inputs.conversation(turns, tiles=pixel_values, video=video, name=row.name)
         return GroundingSample(
             task=self.task,
             name=row.name,

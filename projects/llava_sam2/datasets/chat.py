@@ -79,7 +79,7 @@ class ChatDataset:
         pixel_values = None if frames is None else self.inputs.pixel_values(frames, video=row.video)
         encoded = self.inputs.conversation(
             row.turns,
-            tiles=0 if pixel_values is None else len(pixel_values),
+            tiles=0 if pixel_values is None else pixel_values,
             video=row.video,
             name=row.name,
         )

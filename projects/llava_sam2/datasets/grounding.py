@@ -130,7 +130,7 @@ def grounding_sample(
     """A conversation about frames uint8 [T, H, W, 3] with masks bool [E, T, h, w], one a [SEG]."""
     video = row.frames is not None
     pixel_values = inputs.pixel_values(frames, video=video)
-    encoded = inputs.conversation(turns, tiles=len(pixel_values), video=video, name=row.name)
+    encoded = inputs.conversation(turns, tiles=pixel_values, video=video, name=row.name)
     return GroundingSample(
         task=task,
         name=row.name,

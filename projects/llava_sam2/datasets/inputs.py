@@ -6,6 +6,7 @@ the way it was trained: same tiles, same template, same sizes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,7 +31,8 @@ class GroundingInputs:
         tokenizer: with the project's special tokens (``conversation.load_tokenizer``).
         template: name of the chat template.
         tiles: how the language model sees pixels.
-        tokens_per_tile: visual tokens of one tile.
+        tokens_per_tile: visual tokens of one tile, a square of ``tiles.size``; pictures of other
+            sizes have as many for their area.
         grounding_size: side of SAM 2's square input.
         max_length: longest conversation in tokens.
         system: system text; None means the template's own.
@@ -52,7 +54,7 @@ class GroundingInputs:
     ) -> None:
         if tiles.most * tokens_per_tile >= max_length:
             raise ValueError(
-                f"an image may take {tiles.most} tiles of {tokens_per_tile} tokens, and "
+                f"an image may take {tiles.most:g} tiles of {tokens_per_tile} tokens, and "
                 f"max_length={max_length} leaves no room for words: raise it, or use fewer tiles"
             )
         self.tokenizer = tokenizer
@@ -72,7 +74,7 @@ class GroundingInputs:
         )
 
     def pixel_values(self, frames: np.ndarray, *, video: bool) -> Tensor:
-        """uint8 [N, 3, size, size] for the language model, of frames uint8 [T, H, W, 3]."""
+        """uint8 [N, 3, h, w] for the language model, of frames uint8 [T, H, W, 3]."""
         return self.tiles.frames(frames) if video else self.tiles.image(frames[0])
 
     def grounding_frames(self, frames: np.ndarray) -> Tensor:
@@ -83,19 +85,29 @@ class GroundingInputs:
         self,
         turns: Sequence[Turn],
         *,
-        tiles: int,
+        tiles: int | Tensor,
         video: bool,
         name: str,
         region_tokens: Sequence[int] = (),
     ) -> Encoded:
-        """Ids and labels of a conversation about an image of ``tiles`` tiles, a video of as many
-        frames, or (0 tiles) nothing to be seen.
+        """Ids and labels of a conversation about an image, a video, or nothing to be seen.
 
         Args:
+            tiles: of :meth:`pixel_values`, or the number of square ones (0: nothing is seen).
             turns: the pictures stand where a question says ``<image>``, else before the first one.
             region_tokens: see :func:`encode_conversation`.
         """
-        placed, tokens = self._place([question for question, _ in turns], tiles, video)
+        return self._encode(turns, self._areas(tiles), video, name, region_tokens)
+
+    def _encode(
+        self,
+        turns: Sequence[Turn],
+        areas: float,
+        video: bool,
+        name: str,
+        region_tokens: Sequence[int],
+    ) -> Encoded:
+        placed, tokens = self._place([question for question, _ in turns], areas, video)
         return encode_conversation(
             self.tokenizer,
             [(question, answer) for question, (_, answer) in zip(placed, turns, strict=True)],
@@ -122,27 +134,21 @@ class GroundingInputs:
             size: (height, width) of the image that it is about.
             frames: or the number of frames of the video. Neither: words alone.
         """
-        tiles = frames or (0 if size is None else self.tiles.count(*size))
-        encoded = self.conversation(
-            turns,
-            tiles=tiles,
-            video=frames is not None,
-            name=name,
-            region_tokens=region_tokens,
-        )
+        areas = frames or (0 if size is None else self.tiles.count(*size))
+        encoded = self._encode(turns, areas, frames is not None, name, region_tokens)
         return len(encoded.input_ids)
 
     def prompt(
         self,
         question: str,
         *,
-        tiles: int,
+        tiles: int | Tensor,
         video: bool,
         name: str,
         region_tokens: Sequence[int] = (),
     ) -> Tensor:
-        """Ids [L] up to where the model answers."""
-        (placed,), tokens = self._place([question], tiles, video)
+        """Ids [L] up to where the model answers; ``tiles`` as in :meth:`conversation`."""
+        (placed,), tokens = self._place([question], self._areas(tiles), video)
         return prompt_ids(
             self.tokenizer,
             placed,
@@ -153,15 +159,28 @@ class GroundingInputs:
             name=name,
         )
 
-    def _place(self, questions: Sequence[str], tiles: int, video: bool) -> tuple[list[str], int]:
+    def grid(self, pixel_values: Tensor) -> tuple[int, int]:
+        """Rows and columns of the visual tokens of a tile or picture ``[N, 3, h, w]``."""
+        side = math.isqrt(self.tokens_per_tile)
+        height, width = pixel_values.shape[-2:]
+        return height * side // self.tiles.size, width * side // self.tiles.size
+
+    def _areas(self, tiles: int | Tensor) -> float:
+        """How many squares of ``tiles.size`` the pictures are worth."""
+        if isinstance(tiles, int):
+            return tiles
+        return len(tiles) * tiles.shape[-2] * tiles.shape[-1] / self.tiles.size**2
+
+    def _place(self, questions: Sequence[str], areas: float, video: bool) -> tuple[list[str], int]:
         """The questions with their pictures, and the visual tokens of each picture.
 
-        All tiles of an image are one picture; each frame of a video is a picture of its own.
+        All tiles of an image are one picture; each frame of a video is a picture of its own, and a
+        square.
         """
-        if not tiles:
+        if not areas:
             return list(questions), 0
         if not any(IMAGE_PLACEHOLDER in question for question in questions):
             questions = [f"{IMAGE_PLACEHOLDER}\n{questions[0]}", *questions[1:]]
-        pictures = "\n".join([IMAGE_PLACEHOLDER] * (tiles if video else 1))
+        pictures = "\n".join([IMAGE_PLACEHOLDER] * (int(areas) if video else 1))
         placed = [question.replace(IMAGE_PLACEHOLDER, pictures) for question in questions]
-        return placed, self.tokens_per_tile if video else tiles * self.tokens_per_tile
+        return placed, self.tokens_per_tile if video else round(areas * self.tokens_per_tile)

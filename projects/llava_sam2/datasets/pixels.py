@@ -18,10 +18,10 @@ FRAME_MODE, TILE_MODE = "bilinear", "bicubic"
 
 def resize_frames(frames: np.ndarray, size: int, *, mode: str = FRAME_MODE) -> Tensor:
     """Frames uint8 [T, H, W, 3] to a square, aspect not kept: uint8 [T, 3, size, size]."""
-    return _resize(frames, (size, size), mode)
+    return resize(frames, (size, size), mode)
 
 
-def _resize(frames: np.ndarray, size: tuple[int, int], mode: str) -> Tensor:
+def resize(frames: np.ndarray, size: tuple[int, int], mode: str) -> Tensor:
     """Frames uint8 [T, H, W, 3] to uint8 [T, 3, height, width]."""
     resized = torch.empty((len(frames), 3, *size), dtype=torch.uint8)
     for frame, out in zip(frames, resized, strict=True):  # one by one stays within the cache
@@ -46,16 +46,19 @@ def resize_masks(masks: np.ndarray, size: int) -> Tensor:
 
 
 class Tiles(Protocol):
-    """How the language model sees pixels: squares of one size."""
+    """How the language model sees pixels: squares of one size, or (native.py) whole pictures.
+
+    What is no square counts as so many tiles as it has their pixels, which may be no whole number.
+    """
 
     size: int
-    most: int  # tiles of an image at most
+    most: float  # tiles of an image at most
 
-    def count(self, height: int, width: int) -> int:
+    def count(self, height: int, width: int) -> float:
         """Tiles of an image of this size."""
 
     def image(self, image: np.ndarray) -> Tensor:
-        """An image uint8 [H, W, 3] as tiles uint8 [N, 3, size, size]."""
+        """An image uint8 [H, W, 3] as tiles uint8 [N, 3, size, size], or as one [1, 3, h, w]."""
 
     def frames(self, frames: np.ndarray) -> Tensor:
         """Video frames uint8 [T, H, W, 3] as one tile each: uint8 [T, 3, size, size]."""
@@ -143,7 +146,7 @@ class DynamicTiles:
     def image(self, image: np.ndarray) -> Tensor:
         height, width = image.shape[:2]
         columns, rows = self.grid(width, height)
-        whole = _resize(image[None], (rows * self.size, columns * self.size), TILE_MODE)[0]
+        whole = resize(image[None], (rows * self.size, columns * self.size), TILE_MODE)[0]
         tiles = whole.unflatten(2, (columns, self.size)).unflatten(1, (rows, self.size))
         tiles = tiles.permute(1, 3, 0, 2, 4).flatten(0, 1)  # row by row
         if self.thumbnail and len(tiles) > 1:

@@ -99,11 +99,11 @@ class RegionDataset:
         row = region_row.row
         image = row[0]
         masks = np.stack([row.read_mask([k], 0, image.shape[:2]) for k in range(len(row.objects))])
-        regions = cover_grid(masks, self.grid)
         pixel_values = self.inputs.pixel_values(image[None], video=False)
+        regions = cover_grid(masks, self.inputs.grid(pixel_values))
         encoded = self.inputs.conversation(
             self._turns(region_row, np.random.default_rng(draw.seed)),
-            tiles=len(pixel_values),
+            tiles=pixel_values,
             video=False,
             name=row.name,
             region_tokens=regions.flatten(1).sum(1).tolist(),
@@ -137,8 +137,10 @@ def introduce(count: int) -> str:
     return f"There {are} in the picture: {named}."
 
 
-def cover_grid(masks: np.ndarray, grid: int) -> Tensor:
+def cover_grid(masks: np.ndarray, grid: int | tuple[int, int]) -> Tensor:
     """Which cells of a grid over the whole image masks cover, bool [R, H, W] to bool [R, g, g].
+
+    The grid is a square's side, or rows and columns.
 
     A cell counts where the mask covers half of it; a region too small for that keeps the cell that
     it covers most, so that every region is seen.

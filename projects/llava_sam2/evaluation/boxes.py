@@ -82,16 +82,17 @@ class AskForBoxes:
         mllm, video = model.mllm, row.frames is not None
         indices = self.frames(len(row), np.random.default_rng(self.seed))
         pixel_values = self.inputs.pixel_values(row.read(indices), video=video).to(mllm.device)
-        visual = mllm.visual_features(pixel_values)
+        visual, grids = mllm.visual_features(pixel_values), mllm.grids(pixel_values)
         prompts = [
             self.inputs.prompt(
-                ask(self.question, expression.text), tiles=len(visual), video=video, name=row.name
+                ask(self.question, expression.text), tiles=pixel_values, video=video, name=row.name
             )
             for expression in row.expressions
         ]
         generated = mllm.generate(
             prompts,
             visual=(visual if self.use_visual else visual * 0).repeat(len(prompts), 1, 1),
+            grids=None if grids is None else grids * len(prompts),
             max_new_tokens=self.max_new_tokens,
         )
         return [

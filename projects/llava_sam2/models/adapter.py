@@ -35,10 +35,12 @@ from projects.llava_sam2.models.generation import Generated, generate
 from projects.llava_sam2.models.language_loss import LanguageLoss
 from projects.llava_sam2.models.recompute import recompute_layers
 from projects.llava_sam2.models.visual_tokens import (
+    Grid,
     VisualTokens,
     check_regions,
     check_visual,
     region_tokens,
+    square_grids,
 )
 from projects.llava_sam2.structures import IGNORE_INDEX
 
@@ -151,15 +153,25 @@ class LanguageAdapter(nn.Module, ABC):
     def device(self) -> torch.device:
         return self.mean.device
 
-    def visual_features(self, pixel_values: Tensor) -> Tensor:
+    def visual_features(self, pixel_values: Tensor | Sequence[Tensor]) -> Tensor:
         """uint8 (or float 0..255) RGB tiles ``[N, 3, H, H]`` to ``[N, V, W]``."""
-        if pixel_values.shape[1:] != (3, self.tile_size, self.tile_size):
+        groups = [pixel_values] if isinstance(pixel_values, Tensor) else pixel_values
+        if any(group.shape[1:] != (3, self.tile_size, self.tile_size) for group in groups):
             raise ValueError(
-                f"tiles of shape {tuple(pixel_values.shape)}, but the vision tower takes "
-                f"[N, 3, {self.tile_size}, {self.tile_size}]"
+                f"tiles of shape {', '.join(str(tuple(group.shape)) for group in groups)}, but the "
+                f"vision tower takes [N, 3, {self.tile_size}, {self.tile_size}]"
             )
+        pixel_values = torch.cat(list(groups))
+        return self.encode_pixels(self.normalise(pixel_values))
+
+    def normalise(self, pixel_values: Tensor) -> Tensor:
+        """Pixels 0..255 as the vision tower wants them."""
         pixels = (pixel_values.float() / 255 - self.mean.float()) / self.std.float()
-        return self.encode_pixels(pixels.to(self.model.dtype))
+        return pixels.to(self.model.dtype)
+
+    def grids(self, pixel_values: Tensor | Sequence[Tensor]) -> list[Grid] | None:
+        """Rows and columns of the visual tokens of each tile; None: all are equal squares."""
+        return None
 
     def words(self, input_ids: Tensor) -> Tensor:
         """Embeddings ``[..., D]``, as precise as the decoder layers: a table that trains is
@@ -175,24 +187,26 @@ class LanguageAdapter(nn.Module, ABC):
     def embed(
         self,
         input_ids: Tensor,
-        pixel_values: Tensor | None = None,
+        pixel_values: Tensor | Sequence[Tensor] | None = None,
         *,
         visual: Tensor | None = None,
+        grids: Sequence[Grid] | None = None,
         regions: Sequence[Tensor | None] | None = None,
     ) -> Tensor:
         """Token embeddings ``[B, L, D]`` with the visual tokens at the context tokens, in order.
 
         Arguments and errors as in :meth:`inputs`.
         """
-        return self._fuse(input_ids, self._see(input_ids, pixel_values, visual, regions))
+        return self._fuse(input_ids, self._see(input_ids, pixel_values, visual, grids, regions))
 
     def inputs(
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
-        pixel_values: Tensor | None = None,
+        pixel_values: Tensor | Sequence[Tensor] | None = None,
         *,
         visual: Tensor | None = None,
+        grids: Sequence[Grid] | None = None,
         regions: Sequence[Tensor | None] | None = None,
     ) -> dict[str, Any]:
         """All that ``language_model`` is called with.
@@ -200,16 +214,19 @@ class LanguageAdapter(nn.Module, ABC):
         Args:
             input_ids: ``[B, L]``, padded on either side.
             attention_mask: ``[B, L]``, False on padding.
-            pixel_values: ``[N, 3, H, H]`` tiles of all samples, in their order.
+            pixel_values: ``[N, 3, H, H]`` tiles of all samples, in their order; or several such
+                where sizes differ.
             visual: ``[N, V, W]`` from :meth:`visual_features`, or ``[N, V, D]`` from a head, in
                 place of ``pixel_values``.
-            regions: per sample ``[R, g, g]`` bool or None: regions on the grid of the sample's last
-                tile, whose visual tokens stand once more between ``<vp>`` and ``</vp>``.
+            grids: rows and columns of the tiles of ``visual``; None: they are squares.
+            regions: per sample ``[R, rows, columns]`` bool or None: regions on the grid of the
+                sample's last tile, whose visual tokens stand once more between ``<vp>`` and
+                ``</vp>``.
 
         Raises:
             ValueError: with both counts, if tokens and features do not line up.
         """
-        seen = self._see(input_ids, pixel_values, visual, regions)
+        seen = self._see(input_ids, pixel_values, visual, grids, regions)
         return {
             "inputs_embeds": self._fuse(input_ids, seen),
             "attention_mask": attention_mask,
@@ -220,9 +237,10 @@ class LanguageAdapter(nn.Module, ABC):
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
-        pixel_values: Tensor | None = None,
+        pixel_values: Tensor | Sequence[Tensor] | None = None,
         *,
         visual: Tensor | None = None,
+        grids: Sequence[Grid] | None = None,
         regions: Sequence[Tensor | None] | None = None,
     ) -> Tensor:
         """Hidden states ``[B, L, D]`` of the last layer; no logits are made.
@@ -230,7 +248,7 @@ class LanguageAdapter(nn.Module, ABC):
         Arguments and errors as in :meth:`inputs`.
         """
         inputs = self.inputs(
-            input_ids, attention_mask, pixel_values, visual=visual, regions=regions
+            input_ids, attention_mask, pixel_values, visual=visual, grids=grids, regions=regions
         )
         return self.language_model(**inputs, use_cache=False).last_hidden_state
 
@@ -263,6 +281,7 @@ class LanguageAdapter(nn.Module, ABC):
         pixel_values: Tensor | None = None,
         *,
         visual: Tensor | None = None,
+        grids: Sequence[Grid] | None = None,
         max_new_tokens: int,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -274,6 +293,7 @@ class LanguageAdapter(nn.Module, ABC):
             prompts,
             pixel_values,
             visual=visual,
+            grids=grids,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             top_p=top_p,
@@ -283,13 +303,14 @@ class LanguageAdapter(nn.Module, ABC):
     def _see(
         self,
         input_ids: Tensor,
-        pixel_values: Tensor | None,
+        pixel_values: Tensor | Sequence[Tensor] | None,
         visual: Tensor | None,
+        grids: Sequence[Grid] | None,
         regions: Sequence[Tensor | None] | None,
     ) -> VisualTokens | None:
         """Visual tokens and their places, which must be equal in number; None without any."""
         if pixel_values is not None:
-            visual = self.visual_features(pixel_values)
+            visual, grids = self.visual_features(pixel_values), self.grids(pixel_values)
         places = input_ids == self.image_id
         region_places = self._within_regions(input_ids) & places
         pictures = places & ~region_places
@@ -298,17 +319,18 @@ class LanguageAdapter(nn.Module, ABC):
             return None
         if not self.use_visual:
             visual = visual * 0
+        grids = grids or square_grids(*visual.shape[:2])
         tokens = visual.flatten(0, 1)
         if region_places.any() or any(region is not None for region in regions or ()):
-            tiles = (pictures.sum(1) // visual.shape[1]).tolist()
-            copied = region_tokens(visual, tiles, regions or [None] * len(tiles))
+            counts = pictures.sum(1).tolist()
+            copied = region_tokens(tokens, grids, counts, regions or [None] * len(counts))
             check_regions(region_places, copied)
             repeats = region_places[places].unsqueeze(1)
-            tokens = tokens.new_zeros(len(repeats), tokens.shape[1])
-            tokens = tokens.masked_scatter(~repeats, visual).masked_scatter(
+            whole, tokens = tokens, tokens.new_zeros(len(repeats), tokens.shape[1])
+            tokens = tokens.masked_scatter(~repeats, whole).masked_scatter(
                 repeats, torch.cat(copied)
             )
-        return VisualTokens(tokens, places, pictures, visual.shape[1])
+        return VisualTokens(tokens, places, pictures, list(grids))
 
     def _within_regions(self, input_ids: Tensor) -> Tensor:
         """Positions ``[B, L]`` between ``<vp>`` and ``</vp>``."""

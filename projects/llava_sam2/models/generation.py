@@ -18,6 +18,7 @@ from transformers import DynamicCache
 
 if TYPE_CHECKING:
     from projects.llava_sam2.models.adapter import LanguageAdapter
+    from projects.llava_sam2.models.visual_tokens import Grid
 
 
 @dataclass
@@ -77,6 +78,7 @@ def generate(
     pixel_values: Tensor | None = None,
     *,
     visual: Tensor | None = None,
+    grids: Sequence[Grid] | None = None,
     max_new_tokens: int,
     temperature: float = 0.0,
     top_p: float = 1.0,
@@ -90,6 +92,7 @@ def generate(
         pixel_values: ``[N, 3, H, H]`` tiles of all prompts, in their order.
         visual: ``[N, V, D]`` features in place of ``pixel_values``, so that prompts about one image
             can share one pass of the vision tower.
+        grids: rows and columns of the tiles of ``visual``; None: they are squares.
         temperature: 0 is greedy; otherwise tokens are sampled, and ``generator`` is required.
         top_p: sample among the likeliest tokens that together hold this probability.
         generator: on the model's device; one for all, or one for each prompt, with which an answer
@@ -104,7 +107,7 @@ def generate(
     if isinstance(generator, Sequence) and len(generator) != len(prompts):
         raise ValueError(f"{len(generator)} generators for {len(prompts)} prompts")
     ids, mask = _pad_left(prompts, mllm.device)
-    inputs = mllm.inputs(ids, mask, pixel_values, visual=visual)
+    inputs = mllm.inputs(ids, mask, pixel_values, visual=visual, grids=grids)
     cache = DynamicCache()
     answers = [_Answer(mllm) for _ in prompts]
     for step in range(max_new_tokens + 1):

@@ -1,13 +1,14 @@
 """What Qwen2.5-VL and Qwen3-VL share: patches in their order, positions in three dimensions.
 
-    tiles [N, 3, H, H] ──► patches, 2 x 2 that merge side by side ──► visual ──► [N, V, D]
+    pictures [N, 3, h, w] ──► patches, 2 x 2 that merge side by side ──► visual ──► [N, V, D]
 
-Both take pictures of any size; here each tile is a square picture of its own, so that datasets need
-not know which language model they feed.
+Both take pictures of any size: an image at about its own (datasets/native.py), or square tiles, of
+which each is then a picture of its own, so that datasets need not know which model they feed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,14 +16,14 @@ from torch import Tensor
 
 from projects.common.freezing import grad_if_trainable
 from projects.llava_sam2.models.adapter import LanguageAdapter
-from projects.llava_sam2.models.visual_tokens import VisualTokens, grid_positions
+from projects.llava_sam2.models.visual_tokens import Grid, VisualTokens, grid_positions
 
 
 class QwenVL(LanguageAdapter):
     """Base of both; further arguments as of :class:`LanguageAdapter`.
 
     Args:
-        tile_size: side of a tile in pixels, a multiple of the pixels that a visual token covers.
+        tile_size: side of a square tile in pixels, a multiple of the side that a token covers.
 
     Raises:
         ValueError: another tile size.
@@ -50,12 +51,42 @@ class QwenVL(LanguageAdapter):
         return (self._tile_size // self.patch // self.merge) ** 2
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
+        return self._encode([pixels]).unflatten(0, (len(pixels), -1))
+
+    def visual_features(self, pixel_values: Tensor | Sequence[Tensor]) -> Tensor:
+        """Pictures ``[N, 3, h, w]`` of any size to ``[N, V, W]``, or several such, of different
+        sizes, to ``[n, 1, W]``: all tokens, in one pass of the vision tower."""
+        groups = [pixel_values] if isinstance(pixel_values, Tensor) else list(pixel_values)
+        tokens = self._encode([self.normalise(group) for group in groups])
+        number = len(pixel_values) if isinstance(pixel_values, Tensor) else len(tokens)
+        return tokens.unflatten(0, (number, -1))
+
+    def grids(self, pixel_values: Tensor | Sequence[Tensor]) -> list[Grid]:
+        """Rows and columns of the visual tokens of each picture.
+
+        Raises:
+            ValueError: sides that visual tokens do not cover.
+        """
+        groups = [pixel_values] if isinstance(pixel_values, Tensor) else pixel_values
+        covered, found = self.patch * self.merge, list[Grid]()
+        for group in groups:
+            *_, height, width = group.shape
+            if group.shape[1] != 3 or not height * width or height % covered or width % covered:
+                raise ValueError(
+                    f"pictures of shape {tuple(group.shape)}; wanted is [N, 3, h, w] with sides "
+                    f"that are multiples of {covered}, the side of a visual token"
+                )
+            found += [(height // covered, width // covered)] * len(group)
+        return found
+
+    def _encode(self, groups: Sequence[Tensor]) -> Tensor:
+        """Normalised pictures, group by group of one size, to visual tokens ``[n, W]``."""
         visual = self.model.model.visual
-        side = self._tile_size // self.patch
-        grid = torch.tensor([[1, side, side]] * len(pixels), device=pixels.device)
+        grids = [(1, r * self.merge, c * self.merge) for r, c in self.grids(groups)]
+        patches = torch.cat([self._patches(pixels) for pixels in groups])
         with grad_if_trainable(visual):
-            outputs = visual(self._patches(pixels), grid_thw=grid)
-        return self.join(outputs).unflatten(0, (len(pixels), -1))
+            outputs = visual(patches, grid_thw=torch.tensor(grids, device=patches.device))
+        return self.join(outputs)
 
     def join(self, outputs: Any) -> Tensor:
         """What the vision tower gives as ``[N * V, W]``."""
@@ -65,13 +96,13 @@ class QwenVL(LanguageAdapter):
         self, input_ids: Tensor, attention_mask: Tensor, visual: VisualTokens | None
     ) -> dict[str, Any]:
         if visual is None:
-            pictures, per_tile = torch.zeros_like(attention_mask, dtype=torch.bool), 1
+            pictures, grids = torch.zeros_like(attention_mask, dtype=torch.bool), []
         else:
-            pictures, per_tile = visual.pictures, visual.per_tile
-        return {"position_ids": grid_positions(attention_mask.bool(), pictures, per_tile)}
+            pictures, grids = visual.pictures, visual.grids
+        return {"position_ids": grid_positions(attention_mask.bool(), pictures, grids)}
 
     def _patches(self, pixels: Tensor) -> Tensor:
-        """Tiles ``[N, 3, H, H]`` to patches ``[N * patches, 3 * frames * patch * patch]``.
+        """Pictures ``[N, 3, h, w]`` to patches ``[N * patches, 3 * frames * patch * patch]``.
 
         A picture is repeated where the patches of a video reach over several frames.
         """

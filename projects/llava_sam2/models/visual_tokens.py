@@ -2,18 +2,21 @@
 
     ... <img> tile 1 | tile 2 | ... </img> ... <vp> some tokens of the last tile again </vp> ...
 
-Shapes: B samples, L tokens, N tiles of all samples, V visual tokens a tile, W their width, R
-regions of one sample, g x g = V the grid of a tile.
+Shapes: B samples, L tokens, N tiles of all samples, V visual tokens a tile, n those of all tiles, W
+their width, R regions of one sample.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+Grid = tuple[int, int]  # rows and columns of the visual tokens of a tile
 
 
 @dataclass
@@ -23,7 +26,7 @@ class VisualTokens:
     tokens: Tensor  # [n, W] in reading order
     places: Tensor  # [B, L] bool, n of them
     pictures: Tensor  # [B, L] bool: the places of whole tiles; the others repeat a region
-    per_tile: int  # V
+    grids: list[Grid]  # of every tile, in reading order
 
 
 def check_visual(pictures: Tensor, visual: Tensor | None, token: str) -> None:
@@ -43,29 +46,39 @@ def check_visual(pictures: Tensor, visual: Tensor | None, token: str) -> None:
 
 
 def region_tokens(
-    visual: Tensor, tiles: Sequence[int], regions: Sequence[Tensor | None]
+    tokens: Tensor,
+    grids: Sequence[Grid],
+    counts: Sequence[int],
+    regions: Sequence[Tensor | None],
 ) -> list[Tensor]:
     """The tokens of each sample's regions, ``[n_b, W]``: region by region, row by row.
 
     Args:
-        visual: ``[N, V, W]``.
-        tiles: how many of the N belong to each sample; regions lie on the last.
-        regions: per sample ``[R, g, g]`` bool, or None.
+        tokens: ``[n, W]`` of all tiles.
+        grids: of all tiles.
+        counts: how many of the n belong to each sample; regions lie on its last tile.
+        regions: per sample ``[R, rows, columns]`` bool, or None.
+
+    Raises:
+        ValueError: regions on another grid than the tile's.
     """
-    copied, last = [], -1
-    for count, masks in zip(tiles, regions, strict=True):
-        last += count
+    copied, end, tile = [], 0, 0
+    ends = list(itertools.accumulate(rows * columns for rows, columns in grids))
+    for count, masks in zip(counts, regions, strict=True):
+        end += count
+        while tile < len(ends) and ends[tile] <= end:
+            tile += 1
         if masks is None:
-            copied.append(visual[:0, 0])
+            copied.append(tokens[:0])
             continue
-        side = grid_side(visual.shape[1])
-        if not count or masks.shape[1:] != (side, side):
+        grid = grids[tile - 1] if count else (0, 0)
+        if not count or masks.shape[1:] != grid:
             raise ValueError(
-                f"regions of shape {tuple(masks.shape)} on {count} tiles; they lie on the last "
-                f"tile's grid, [regions, {side}, {side}]"
+                f"regions of shape {tuple(masks.shape)} on {count} visual tokens; they lie on the "
+                f"last tile's grid, [regions, {grid[0]}, {grid[1]}]"
             )
         chosen = masks.flatten(1).nonzero()[:, 1]
-        copied.append(visual[last][chosen.to(visual.device)])
+        copied.append(tokens[end - grid[0] * grid[1] :][chosen.to(tokens.device)])
     return copied
 
 
@@ -95,7 +108,13 @@ def grid_side(tokens: int) -> int:
     return side
 
 
-def grid_positions(attention_mask: Tensor, pictures: Tensor, per_tile: int) -> Tensor:
+def square_grids(number: int, tokens: int) -> list[Grid]:
+    """Grids of so many square tiles of so many tokens."""
+    side = grid_side(tokens)
+    return [(side, side)] * number
+
+
+def grid_positions(attention_mask: Tensor, pictures: Tensor, grids: Sequence[Grid]) -> Tensor:
     """Time, row and column of every token, ``[3, B, L]``, as Qwen-VL's multimodal rope counts.
 
     Text counts on in all three. The tokens of a tile share their time and lie on its grid; what
@@ -104,13 +123,28 @@ def grid_positions(attention_mask: Tensor, pictures: Tensor, per_tile: int) -> T
     Args:
         attention_mask: ``[B, L]``, False on padding.
         pictures: ``[B, L]`` bool, whole tiles.
-        per_tile: V.
+        grids: of the tiles, in reading order.
     """
-    side = grid_side(per_tile)
-    within = (pictures.long().cumsum(1) - 1) % per_tile
-    ends_tile = pictures & (within == per_tile - 1)
-    advance = torch.where(pictures, ends_tile * side, 1) * attention_mask
+    advance = attention_mask.long()
+    offsets = torch.zeros(3, *pictures.shape, dtype=torch.int64, device=pictures.device)
+    if grids:
+        device = pictures.device
+        inner = [torch.stack(_places(rows, columns)) for rows, columns in grids]
+        steps = [_last(rows * columns, max(rows, columns)) for rows, columns in grids]
+        offsets[1:, pictures] = torch.cat(inner, dim=1).to(device)
+        advance[pictures] = torch.cat(steps).to(device)
     base = advance.cumsum(1) - advance
-    zero = torch.zeros_like(base)
-    offsets = [zero, within // side, within % side]
-    return torch.stack([base + torch.where(pictures, offset, zero) for offset in offsets])
+    return base + offsets
+
+
+def _places(rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    """Row and column of the tokens of a grid."""
+    index = torch.arange(rows * columns)
+    return index // columns, index % columns
+
+
+def _last(number: int, step: int) -> Tensor:
+    """Zeros, and at the end ``step``: a tile takes its place as a whole."""
+    steps = torch.zeros(number, dtype=torch.int64)
+    steps[-1] = step
+    return steps

@@ -25,10 +25,15 @@ from projects.common.conversation import (
     prompt_ids,
     token_id,
 )
+from projects.llava_sam2.datasets.inputs import GroundingInputs
+from projects.llava_sam2.datasets.native import NativeResolution
 from projects.llava_sam2.hf.qwen_vl import qwen_vl_from_folder
+from projects.llava_sam2.models.heads import decode_language
 from projects.llava_sam2.models.qwen2_5_vl import Qwen2_5VL
 from projects.llava_sam2.models.qwen3_vl import Qwen3VL
-from projects.llava_sam2.models.visual_tokens import grid_positions
+from projects.llava_sam2.models.sa2va import Sa2VA
+from projects.llava_sam2.models.visual_tokens import grid_positions, square_grids
+from projects.llava_sam2.predictor import GroundedPredictor
 from projects.llava_sam2.structures import GroundingSample, collate_grounding
 from tests.llava_sam2.models.toy_parts import WORDS, segment_head, toy_sam2
 
@@ -193,6 +198,116 @@ def test_hidden_states_are_those_of_transformers_whatever_the_padding(mllm):
         torch.testing.assert_close(mllm.model.lm_head(got), logits, rtol=1e-3, atol=1e-3)
 
 
+def native_sample(mllm, seed, side=(50, 90)):
+    """An image at its own size, through the inputs that training and inference use."""
+    inputs = GroundingInputs(
+        tokenizer=mllm.tokenizer,
+        template=mllm.template,
+        tiles=NativeResolution(size=40, token=8, min_tokens=9, max_tokens=80),
+        tokens_per_tile=25,
+        grounding_size=96,
+        max_length=512,
+    )
+    image = np.random.default_rng(seed).integers(0, 256, (*side, 3), dtype=np.uint8)
+    pixel_values = inputs.pixel_values(image[None], video=False)
+    turn = ("segment the red circle .", "sure it is [SEG] red circle .")
+    encoded = inputs.conversation([turn], tiles=pixel_values, video=False, name="image")
+    return (
+        inputs,
+        image,
+        GroundingSample(
+            task="segment",
+            name=f"image {seed}",
+            input_ids=encoded.input_ids,
+            labels=encoded.labels,
+            pixel_values=pixel_values,
+            grounding_frames=inputs.grounding_frames(image[None]),
+            masks=torch.rand(1, 1, 24, 24) > 0.6,
+        ),
+    )
+
+
+@torch.no_grad()
+def test_images_of_any_size_are_seen_as_transformers_sees_them(mllm):
+    _, _, wide = native_sample(mllm, 1, (50, 90))
+    _, _, high = native_sample(mllm, 2, (170, 30))  # scaled down
+    samples = [wide, make_sample(mllm, 3, pictures=2), high, make_sample(mllm, 4, pictures=0)]
+    shapes = [tuple(s.pixel_values.shape[2:]) for s in (wide, high)]
+    assert shapes == [(48, 88), (168, 24)]
+    batch = collate_grounding(samples)
+    assert [len(part) for part in batch.pixel_values] == [1, 2, 1]
+    hidden = mllm(batch.input_ids, batch.attention_mask, batch.pixel_values)
+    for row, sample in enumerate(samples):
+        expected, _ = reference(mllm, sample)
+        got = hidden[row, : len(sample.input_ids)]
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+        pixels = sample.pixel_values
+        alone = mllm(sample.input_ids[None], torch.ones(1, len(got)).bool(), pixels)[0]
+        torch.testing.assert_close(alone, got, rtol=1e-4, atol=1e-4)
+    turned = [wide.pixel_values.mT]  # as many tokens on another grid
+    ids, mask = wide.input_ids[None], torch.ones(1, len(wide.input_ids)).bool()
+    assert not torch.allclose(mllm(ids, mask, turned), mllm(ids, mask, wide.pixel_values))
+
+
+def test_the_segment_head_trains_on_images_of_any_size(mllm):
+    batch = collate_grounding([native_sample(mllm, 1)[2], native_sample(mllm, 2, (80, 60))[2]])
+    moved = batch.to("cpu")
+    assert isinstance(moved.pixel_values, list)
+    losses = segment_head().loss(moved, mllm=mllm.train(), grounding=toy_sam2())
+    sum(losses.values()).backward()
+    assert all(part.isfinite() for part in losses.values())
+    assert mllm.model.model.visual.patch_embed.proj.weight.grad.any()
+
+
+@torch.no_grad()
+def test_the_predictor_answers_about_an_image_of_any_size_as_training_computes(mllm):
+    inputs, image, sample = native_sample(mllm, 5)
+    head = segment_head()
+    model = Sa2VA(mllm=mllm, grounding=toy_sam2(), heads={"segment": head}, trainable=["heads"])
+    predictor = GroundedPredictor(model=model.eval(), inputs=inputs)
+    turn = ("segment the red circle .", "sure it is [SEG] red circle .")
+    other = ("segment it .", "it is [SEG] .")
+    answers = predictor.image(image, [turn[0], other[0]], forced=[turn[1], other[1]])
+    mask = torch.ones(1, len(sample.input_ids)).bool()
+    hidden = mllm(sample.input_ids[None], mask, sample.pixel_values)[0]
+    token = head.project(hidden[sample.input_ids == mllm.seg_id])
+    features = model.grounding.encode_frames(sample.grounding_frames)
+    logits = decode_language(model.grounding, features, token).masks
+    logits = torch.nn.functional.interpolate(logits, image.shape[:2], mode="bilinear")
+    assert np.array_equal(answers[0].decoded()[0], (logits[0, 0] > 0).numpy())
+    written = predictor.image(image, [turn[0]])[0].text
+    prompt = inputs.prompt(turn[0], tiles=sample.pixel_values, video=False, name="image")
+    (alone,) = mllm.generate([prompt], sample.pixel_values, max_new_tokens=32)
+    assert written == alone.text
+
+
+def test_regions_lie_on_the_grid_of_an_image_of_any_size(mllm):
+    inputs, image, sample = native_sample(mllm, 6)
+    grid = inputs.grid(sample.pixel_values)
+    assert grid == (6, 11)
+    region = torch.zeros(1, *grid, dtype=torch.bool)
+    region[0, 1, 9:] = region[0, 5, 0] = True
+    encoded = inputs.conversation(
+        [("segment <region> .", "it is [SEG] .")],
+        tiles=sample.pixel_values,
+        video=False,
+        name="image",
+        region_tokens=[3],
+    )
+    ids = encoded.input_ids[None]
+    embedded = mllm.embed(ids, sample.pixel_values, regions=[region])[0]
+    visual = mllm.visual_features(sample.pixel_values)[0, :, :96]
+    expected = torch.cat([visual, visual[[20, 21, 55]]])
+    torch.testing.assert_close(embedded[encoded.input_ids == mllm.image_id], expected)
+    with pytest.raises(ValueError, match=r"last tile's grid, \[regions, 6, 11\]"):
+        mllm.embed(ids, sample.pixel_values, regions=[region.mT])
+
+
+def test_pictures_that_tokens_do_not_cover_are_refused(mllm):
+    with pytest.raises(ValueError, match="sides that are multiples of 8"):
+        mllm.visual_features(torch.zeros(1, 3, 44, 40, dtype=torch.uint8))
+
+
 @torch.no_grad()
 def test_positions_are_those_of_transformers_and_matter(mllm):
     sample = make_sample(mllm, 1, ["red circle", "blue square"], pictures=2)
@@ -203,27 +318,29 @@ def test_positions_are_those_of_transformers_and_matter(mllm):
         ids, mm_token_type_ids=pictures.int(), image_grid_thw=grids
     )
     mask = torch.ones_like(ids, dtype=torch.bool)
-    assert torch.equal(grid_positions(mask, pictures, 25), expected)
+    assert torch.equal(grid_positions(mask, pictures, square_grids(2, 25)), expected)
     assert len(expected[:, 0, :40].unique(dim=0)) == 3  # rows and columns differ
 
 
 def test_positions_count_from_the_first_token_that_is_not_padding():
     mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1, 1]]).bool()
     pictures = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 0, 0]]).bool()
-    positions = grid_positions(mask, pictures, 4)[:, 0, 2:]
+    positions = grid_positions(mask, pictures, [(2, 2)])[:, 0, 2:]
     assert positions.tolist() == [
         [0, 1, 1, 1, 1, 3, 4],
         [0, 1, 1, 2, 2, 3, 4],
         [0, 1, 2, 1, 2, 3, 4],
     ]
     # tiles of one picture stand side by side without text between: each is a grid of its own
-    two = grid_positions(torch.ones(1, 9).bool(), torch.tensor([[0] + [1] * 8]).bool(), 4)
+    tiles = torch.tensor([[0] + [1] * 8]).bool()
+    two = grid_positions(torch.ones(1, 9).bool(), tiles, [(2, 2)] * 2)
     assert two[1, 0].tolist() == [0, 1, 1, 2, 2, 3, 3, 4, 4]
     # features of frames are one token each and count on like words
-    single = grid_positions(torch.ones(1, 4).bool(), torch.tensor([[0, 1, 1, 0]]).bool(), 1)
+    frames = torch.tensor([[0, 1, 1, 0]]).bool()
+    single = grid_positions(torch.ones(1, 4).bool(), frames, [(1, 1)] * 2)
     assert (single == torch.arange(4)).all()
     with pytest.raises(ValueError, match="6 visual tokens a tile do not make a square"):
-        grid_positions(mask, pictures, 6)
+        square_grids(1, 6)
 
 
 @torch.no_grad()
