@@ -1,8 +1,9 @@
 """Read all data of a config before it trains: ``tools/check_dataset.py CONFIG``.
 
 A row per training dataset and per benchmark: what there is (images, videos, frames, objects,
-expressions, tokens of samples), empty frames, unreadable files, samples a second; then the first
-bad records, and where counts are not the published ones. The exit code is 0 only if all is clean.
+expressions, queries, turns, tokens of samples), empty frames, unreadable files, milliseconds a
+sample; then the first bad records, and where counts are not the published ones. The exit code is 0
+only if all is clean.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from projects.common.progress import Progress
 from projects.common.samplers import Draw
 from projects.llava_sam2.datasets.inspection import RowsInspection
 from projects.llava_sam2.datasets.published import differences
-from projects.llava_sam2.datasets.refcoco import refcoco_rows
 from projects.sam2_video.data.inspection import SourceInspection
 
 COLUMNS = (
@@ -40,11 +40,12 @@ COLUMNS = (
     "objects",
     "expressions",
     "queries",
+    "turns",
     "tokens",
     "supervised",
 )
 FAULTS = ("empty_frames", "unreadable")  # shown always; of the others, those that occur
-SAMPLES = 8  # drawn as in training, for the samples a second
+SAMPLES = 8  # drawn as in training, for the time of a sample
 
 
 def parse_args() -> argparse.Namespace:
@@ -126,10 +127,9 @@ def check(name: str, cfg: dict[str, Any], limit: int | None, workers: int) -> di
 
 def published_notes(cfg: dict[str, Any], data: Any) -> list[str]:
     """Where a whole split holds other numbers than were published; no fault of the files."""
-    if "limit" in cfg or "type" not in cfg or registry.resolve(cfg["type"]) is not refcoco_rows:
+    if "type" not in cfg or cfg.get("limit") is not None:
         return []
-    dataset, split_by = Path(cfg["root"]).name, cfg.get("split_by", "unc")
-    return differences(data.rows, dataset=dataset, split_by=split_by, split=cfg["split"])
+    return differences(data.rows, reader=_type_name(cfg["type"]), arguments=cfg)
 
 
 def samples_per_second(dataset: Any) -> tuple[float | None, list[str]]:
@@ -148,14 +148,14 @@ def samples_per_second(dataset: Any) -> tuple[float | None, list[str]]:
 def table(reports: list[dict[str, Any]]) -> str:
     counted = {key for row in reports for key in row.get("counts", {})}
     columns = [key for key in COLUMNS if key in counted] + list(FAULTS)
-    head = ["dataset", "type", "records", *columns, "samples/s", "state"]
+    head = ["dataset", "type", "records", *columns, "ms/sample", "state"]
     lines = [head]
     for row in reports:
         counts = row.get("counts", {})
         cells = [row["name"], row["type"], row.get("records", "")]
         cells += [counts.get(key, "") for key in columns]
         rate = row.get("samples_per_second")
-        cells += ["" if rate is None else f"{rate:.1f}", row["state"]]
+        cells += ["" if rate is None else f"{1000 / rate:.1f}", row["state"]]
         lines.append([str(cell) for cell in cells])
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     text = "".join(

@@ -1,7 +1,8 @@
 """Looks through the rows of a dataset: every picture, mask and sample is read once.
 
-A row with frames and masks is read whole, of a query about times its features. Beside that, and for
-rows of any other kind, the sample that training would make of them is what is judged.
+A row with frames and masks is read whole, also that of a grounded caption or of regions; of a query
+about times its features. Beside that, the sample that training would make of each row is judged,
+which reads the picture or some frames of a conversation.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ import numpy as np
 
 from projects.common.inspection import RecordReport
 from projects.common.samplers import Draw
+from projects.llava_sam2.datasets.chat import ChatRow
 from projects.llava_sam2.datasets.feature_files import load_features
-from projects.llava_sam2.datasets.rows import Row
+from projects.llava_sam2.datasets.grounded_captions import CaptionRow
+from projects.llava_sam2.datasets.regions import RegionRow
+from projects.llava_sam2.datasets.rows import AnnotatedFrames
 from projects.llava_sam2.datasets.temporal_row import TemporalRow
 from projects.llava_sam2.structures import IGNORE_INDEX, GroundingSample
 
@@ -31,19 +35,31 @@ class RowsInspection:
 
     def inspect(self, index: int) -> RecordReport:
         """Counts and problems of one row."""
-        row = self.rows[index]
-        report = RecordReport()
-        if isinstance(row, Row):
-            report = inspect_row(row)
-        elif isinstance(row, TemporalRow):
-            report.counts |= {"queries": 1, "frames": len(load_features(row.features))}
+        report = inspect_any(self.rows[index])
         if self.dataset is not None and not report.problems:
             sample = self.dataset[Draw(0, index, 0)]
             report.counts |= _count_sample(sample)
         return report
 
 
-def inspect_row(row: Row) -> RecordReport:
+def inspect_any(row: Any) -> RecordReport:
+    """What can be said of a row of whichever kind."""
+    if isinstance(row, AnnotatedFrames):
+        return inspect_row(row)
+    if isinstance(row, CaptionRow | RegionRow):
+        report = inspect_row(row.row)
+        if isinstance(row, RegionRow):
+            report.counts["turns"] = len(row.turns)
+        return report
+    if isinstance(row, TemporalRow):
+        return RecordReport({"queries": 1, "frames": len(load_features(row.features))})
+    if isinstance(row, ChatRow):
+        shown = {} if row.source is None else {"videos" if row.video else "images": 1}
+        return RecordReport({"turns": len(row.turns), **shown})
+    return RecordReport()
+
+
+def inspect_row(row: AnnotatedFrames) -> RecordReport:
     """Decode all frames of a row, and all masks of its objects."""
     problems = []
     seen = np.zeros(len(row.objects), dtype=bool)

@@ -9,13 +9,28 @@ import pytest
 import torch
 
 from projects.common.inspection import inspect_dataset
+from projects.llava_sam2.datasets.chat import ChatDataset, ChatRow
+from projects.llava_sam2.datasets.grounded_captions import CaptionRow, GroundedCaptionDataset
 from projects.llava_sam2.datasets.grounding import GroundingDataset
 from projects.llava_sam2.datasets.inspection import RowsInspection
 from projects.llava_sam2.datasets.mevis import mevis_rows
 from projects.llava_sam2.datasets.refcoco import refcoco_rows
+from projects.llava_sam2.datasets.regions import RegionRow
+from projects.llava_sam2.datasets.rows import Expression, Row, StillMask
 from projects.llava_sam2.datasets.templates import Templates
 from projects.llava_sam2.datasets.temporal_row import TemporalRow
-from tests.llava_sam2.datasets.tiny import tiny_inputs, write_mevis, write_refcoco, write_tokenizer
+from tests.llava_sam2.datasets.tiny import (
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    WIDTH,
+    rle,
+    save_jpeg,
+    tiny_inputs,
+    write_mevis,
+    write_refcoco,
+    write_tokenizer,
+)
 from tools import check_dataset
 
 TEMPLATES = Templates(questions=["segment {expression} ."], answers=["it is [SEG] ."])
@@ -55,6 +70,40 @@ def test_images_and_features(tmp_path):
     times = inspect_dataset("times", RowsInspection([row, lost]))
     assert times.counts["queries"] == 1 and times.counts["frames"] == 30
     assert times.bad_records == 1 and "B.pt" in times.problems[0]
+
+
+def test_captions_regions_and_conversations_are_read_whole(tmp_path):
+    for name in ("a", "b"):
+        save_jpeg(tmp_path / f"{name}.jpg", 0)
+    half = tmp_path / "b.jpg"
+    objects = tuple(StillMask(rle(mask), HEIGHT, WIDTH, "here") for mask in (LEFT, RIGHT))
+    phrases = (Expression("a dog", (0,), "1"), Expression("a cat", (1,), "2"))
+    whole, cut = (
+        Row(name, tmp_path / f"{name}.jpg", None, (HEIGHT, WIDTH), objects, phrases)
+        for name in ("a", "b")
+    )
+    turns = (("what is <image> ?", "a dog"), ("and ?", "no"))
+    rows = {
+        "captions": [CaptionRow(row, "a dog a cat", ((0, 5), (6, 11))) for row in (whole, cut)],
+        "regions": [RegionRow(row, turns) for row in (whole, cut)],
+        "chat": [ChatRow(name, turns, tmp_path / f"{name}.jpg") for name in ("a", "b")],
+    }
+    reports = {name: inspect_dataset(name, RowsInspection(data)) for name, data in rows.items()}
+    assert all(report.clean for report in reports.values())
+    both = dict(images=2, objects=4, expressions=4, frames=2, empty_frames=0, unreadable=0)
+    assert reports["captions"].counts == both
+    assert reports["regions"].counts == both | {"turns": 4}
+    assert reports["chat"].counts == dict(images=2, turns=4)
+    half.write_bytes(half.read_bytes()[:-100])
+    inputs = tiny_inputs(tmp_path / "tokenizer")
+    datasets = {
+        "captions": GroundedCaptionDataset(rows=rows["captions"], inputs=inputs, mask_size=8),
+        "regions": None,
+        "chat": ChatDataset(rows=rows["chat"], inputs=inputs),
+    }
+    for name, dataset in datasets.items():
+        report = inspect_dataset(name, RowsInspection(rows[name], dataset))
+        assert report.bad_records == 1 and str(half) in report.problems[0]
 
 
 CONFIG = """
