@@ -10,13 +10,10 @@ worker processes feed steps of 2 videos of 5 frames: how long a step waits for i
 from __future__ import annotations
 
 import argparse
-import json
-import pickle
 import resource
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -29,37 +26,51 @@ import projects  # noqa: F401  (compatibility lines first)
 
 # isort: split
 import cv2
-import numpy as np
-import torch
 
 from projects.common.conversation import load_shared_tokenizer
 from projects.common.engine.loader import build_train_loader
-from projects.common.masks import encode_rle
 from projects.common.samplers import Draw
-from projects.common.video import write_jpeg
-from projects.llava_sam2.datasets import boxes, chat, inputs, rows, temporal
+from projects.llava_sam2.datasets import boxes, chat, concept, inputs, regions, rows, temporal
 from projects.llava_sam2.datasets.chat import ChatDataset
 from projects.llava_sam2.datasets.collate import collate
+from projects.llava_sam2.datasets.concept import ConceptDataset
+from projects.llava_sam2.datasets.concept_inputs import ConceptInputs
 from projects.llava_sam2.datasets.frame_samplers import UniformFrames
+from projects.llava_sam2.datasets.gcg import grandf_rows
+from projects.llava_sam2.datasets.grounded_captions import GroundedCaptionDataset
 from projects.llava_sam2.datasets.grounding import GroundingDataset
 from projects.llava_sam2.datasets.inputs import GroundingInputs
 from projects.llava_sam2.datasets.llava_json import llava_rows
 from projects.llava_sam2.datasets.mevis import mevis_rows
+from projects.llava_sam2.datasets.osprey import osprey_rows
 from projects.llava_sam2.datasets.pixels import SingleTile
 from projects.llava_sam2.datasets.refcoco import refcoco_rows
+from projects.llava_sam2.datasets.regions import RegionDataset
 from projects.llava_sam2.datasets.templates import named_templates
 from projects.llava_sam2.datasets.temporal import TemporalDataset, TemporalInputs
 from projects.llava_sam2.datasets.temporal_rows import charades_rows
-from projects.toy_world.tokenizer import write_tokenizer
+from projects.sam2_video.data.sav import SavSource, SavVideo
 from tools.bench import common
-from tools.bench.data_loader import Clock, disc, picture
+from tools.bench.data_loader import Clock
+from tools.bench.grounding_files import VIDEOS, write_all
 
-VIDEOS, FRAMES, OBJECTS = 4, 12, 4
-IMAGES = 8
 WORKERS, STEPS = 2, 12
 PARTS: dict[str, list[tuple[Any, str]]] = {  # part -> functions that are timed for it
-    "decode pictures": [(rows, "read_image"), (chat, "read_image")],
-    "masks": [(rows.AnnotatedFrames, "sample_masks")],
+    "decode pictures": [
+        (rows, "read_image"),
+        (chat, "read_image"),
+        (SavVideo, "read_frames"),
+    ],
+    "read SA-V's json": [(SavSource, "__getitem__")],
+    "masks": [
+        (rows.AnnotatedFrames, "sample_masks"),
+        (rows.AnnotatedFrames, "read_mask"),
+        (SavVideo, "read_masks"),
+        (concept, "frames_of"),
+        (concept, "resize_masks"),
+    ],
+    "contours": [(ConceptInputs, "outline")],
+    "cells of regions": [(regions, "cover_grid")],
     "resize for the language model": [(inputs.GroundingInputs, "pixel_values")],
     "resize for SAM 2": [(inputs.GroundingInputs, "grounding_frames")],
     "tokenise": [
@@ -128,6 +139,20 @@ def datasets(root: Path, args: argparse.Namespace) -> dict[str, Any]:
                 feature_root=root / "charades",
             ),
             inputs=TemporalInputs(tokenizer=tokenizer, template="qwen_chat"),
+        ),
+        "SA-V concept": ConceptDataset(
+            source=SavSource(annotation_root=root / "sav", frame_root=root / "sav"),
+            inputs=ConceptInputs(inputs=common_inputs),
+            mask_size=args.size // 4,
+        ),
+        "grounded captions": GroundedCaptionDataset(
+            rows=grandf_rows(file=root / "captions.json", image_root=root / "coco"),
+            inputs=common_inputs,
+            mask_size=args.size // 4,
+        ),
+        "Osprey": RegionDataset(
+            rows=osprey_rows(file=root / "regions.json", image_root=root / "coco"),
+            inputs=common_inputs,
         ),
         "LLaVA chat": ChatDataset(
             rows=llava_rows(file=root / "chat.json", image_root=root / "coco"),
@@ -241,82 +266,6 @@ def fed(root: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
         | {"samples_per_s": f"{2 / wall:.1f}"},
         {"data": "MeViS", "part": f"{step}: processor", "ms": 1000 * used, "samples_per_s": ""},
     ]
-
-
-# ---- data ----------------------------------------------------------------------------------------
-
-
-def write_all(root: Path, args: argparse.Namespace) -> None:
-    rng = np.random.default_rng(0)
-    write_tokenizer(root / "tokenizer")
-    write_mevis(root / "mevis", rng, args.height, args.width)
-    write_images(root, rng)
-    folder = root / "charades"
-    folder.mkdir()
-    lines = []
-    for number in range(VIDEOS):
-        features = torch.from_numpy(rng.standard_normal((600, 1024), np.float32))
-        torch.save(features, folder / f"V{number}.pt")
-        lines.append(f"V{number} 12.3 31.0##a person puts the cup down.")
-    (folder / "sta.txt").write_text("\n".join(lines) + "\n")
-
-
-def write_mevis(root: Path, rng: np.random.Generator, height: int, width: int) -> None:
-    """Every video with four moving objects of ragged outline, two expressions each."""
-    masks: dict[str, list[Any]] = defaultdict(list)
-    videos = {}
-    for number in range(VIDEOS):
-        folder = root / "JPEGImages" / f"video{number}"
-        folder.mkdir(parents=True)
-        for frame in range(FRAMES):
-            write_jpeg(folder / f"{frame:05d}.jpg", picture(rng, height, width), 90)
-            for key in range(OBJECTS):
-                mask = disc(rng, key, frame, height, width)
-                masks[str(OBJECTS * number + key)].append(encode_rle(mask))
-        videos[f"video{number}"] = {
-            "frames": [f"{frame:05d}" for frame in range(FRAMES)],
-            "expressions": {
-                str(2 * key + say): {
-                    "exp": words,
-                    "obj_id": [key],
-                    "anno_id": [OBJECTS * number + key],
-                }
-                for key in range(OBJECTS)
-                for say, words in enumerate(("the small one that is moving", "the red object"))
-            },
-        }
-    (root / "meta_expressions.json").write_text(json.dumps({"videos": videos}))
-    (root / "mask_dict.json").write_text(json.dumps(masks))
-
-
-def write_images(root: Path, rng: np.random.Generator) -> None:
-    """Images of 640x480 with four polygons, and a conversation about each."""
-    (root / "coco").mkdir()
-    (root / "refcoco").mkdir()
-    images, annotations, refs, chats = [], [], [], []
-    for number in range(IMAGES):
-        name = f"{number}.jpg"
-        write_jpeg(root / "coco" / name, picture(rng, 480, 640), 90)
-        images.append({"id": number, "file_name": name, "height": 480, "width": 640})
-        for key in range(OBJECTS):
-            ann = OBJECTS * number + key
-            angle = np.linspace(0, 2 * np.pi, 60)
-            x, y = 90 + 140 * key + 60 * np.cos(angle), 240 + 150 * np.sin(angle)
-            polygon = np.stack([x, y], axis=1).reshape(-1).tolist()
-            annotations.append({"id": ann, "image_id": number, "segmentation": [polygon]})
-            sentence = {"sent_id": ann, "sent": "the red object on the left"}
-            refs.append(
-                {"ref_id": ann, "ann_id": ann, "image_id": number, "split": "train"}
-                | {"sentences": [sentence]}
-            )
-        turns = [{"from": "human", "value": "<image>\nwhat is in the image ?"}] + [
-            {"from": "gpt", "value": "many objects that are moving in the scene . " * 8}
-        ]
-        chats.append({"image": name, "conversations": turns})
-    instances = {"images": images, "annotations": annotations}
-    (root / "refcoco" / "instances.json").write_text(json.dumps(instances))
-    (root / "refcoco" / "refs(unc).p").write_bytes(pickle.dumps(refs))
-    (root / "chat.json").write_text(json.dumps(chats))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from projects.common.masks import rle_area
+from projects.common.packed import packed
 from projects.common.samplers import Draw
 from projects.llava_sam2.datasets.concept_draw import FEWEST, ConceptDraw, Shown
 from projects.llava_sam2.datasets.concept_inputs import ConceptInputs
@@ -57,9 +58,9 @@ class ConceptDataset:
         self.frames = frames or ConceptDraw()
         self.task = task
         if objects_file is None:
-            self.rows = _all_objects(source, on_bad_row)
+            self.rows = packed(_all_objects(source, on_bad_row))
         else:
-            self.rows = _listed_objects(source, objects_file, on_bad_row)
+            self.rows = packed(_listed_objects(source, objects_file, on_bad_row))
 
     def __len__(self) -> int:
         return len(self.rows)

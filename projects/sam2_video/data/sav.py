@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from projects.common.masks import decode_rle, rle_area
+from projects.common.packed import packed
 from projects.sam2_video.data.sources import (
     VIDEO_SUFFIXES,
     ListPaths,
@@ -152,8 +153,9 @@ class SavSource:
             self.names = [name for name in self.names if name in self._objects]
             if not self.names:
                 raise ValueError(f"{objects_file} names none of the videos of {annotation_root}")
-        self._json_paths = self._find_all([f"{name}{suffix}" for name in self.names], files)
-        self._frame_paths = self._find_frames()
+        # 50,000 videos: workers share them as bytes
+        self._json_paths = packed(self._find_all([f"{name}{suffix}" for name in self.names], files))
+        self._frame_paths = packed(self._find_frames())
 
     def _find_all(self, wanted: list[str], files: dict[str, Path]) -> list[Path]:
         missing = [str(self.annotation_root / name) for name in wanted if name not in files]
