@@ -21,6 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from projects.common.partition import full_shape, is_cut, whole
+
 State = dict[str, Tensor]
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -230,13 +232,13 @@ def load_state(
     """
     if rules is not None:
         state = rename(state, rules, where=where)
-    own = module.state_dict()
+    own = module.state_dict(keep_vars=True)
     report = LoadReport(where)
     for key, value in state.items():
         if key not in own:
             report.unexpected.append(key)
-        elif value.shape != own[key].shape:
-            theirs, ours = tuple(value.shape), tuple(own[key].shape)
+        elif value.shape != full_shape(own[key]):
+            theirs, ours = tuple(value.shape), tuple(full_shape(own[key]))
             report.mismatched.append(f"{key}: {theirs} in the file, {ours} in the model")
         else:
             report.matched.append(key)
@@ -252,7 +254,13 @@ def load_state(
             f"{report}\nNothing was loaded. Is it a checkpoint of another model or size? The "
             f"file has keys like {_some(sorted(state), 3)}; the model like {_some(sorted(own), 3)}."
         )
-    module.load_state_dict({key: state[key] for key in report.matched}, strict=False)
+    plain = {key: state[key] for key in report.matched if not is_cut(own[key])}
+    module.load_state_dict(plain, strict=False)
+    with torch.no_grad():
+        for key in report.matched:
+            if key not in plain:  # in parts on the ranks: one whole at a time
+                with whole([own[key]], write=True):
+                    own[key].copy_(state[key])
     return report
 
 

@@ -13,9 +13,12 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from torch.multiprocessing import start_processes
 
 from projects.common.engine.distributed import free_port
 
@@ -84,6 +87,11 @@ def run_tool(
         process.start()
     _wait_for_all(ranks)
     return Run([process.exitcode for process in ranks], log.read_text())
+
+
+def run(worker: Callable[..., None], *arguments: Any) -> None:
+    """Call ``worker(rank, *arguments)`` in two processes; an exception of either is raised here."""
+    start_processes(worker, arguments, nprocs=2, start_method="forkserver")
 
 
 def _wait_for_all(ranks: list) -> None:

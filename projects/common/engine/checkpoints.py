@@ -29,6 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from projects.common.checkpoint import LoadReport, load_state, read_state
+from projects.common.partition import full_shape, whole
 
 WEIGHTS, STATE, OPTIMIZER, EXTRA = "model.safetensors", "state.json", "optimizer.pt", "extra.pt"
 HISTORY = "training_metrics.json"
@@ -193,9 +194,10 @@ def frozen_fingerprints(module: nn.Module) -> dict[str, str]:
     hashes = {}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
-            values = parameter.detach().flatten()
-            picked = values[:: max(len(values) // 256, 1)].float().cpu()
-            digest = hashlib.blake2b(str(list(parameter.shape)).encode(), digest_size=6)
+            with whole([parameter]):
+                values = parameter.detach().flatten()
+                picked = values[:: max(len(values) // 256, 1)].float().cpu()
+            digest = hashlib.blake2b(str(list(full_shape(parameter))).encode(), digest_size=6)
             digest.update(picked.numpy().tobytes())
             hashes[name] = digest.hexdigest()
     return hashes

@@ -116,12 +116,13 @@ def build_runner(
     loader = _build_loader(tree, seed)
     # benchmarks read their annotations here: what is missing is told before weights are loaded
     best, hooks = standard_hooks(tree, loader.batch_sampler, seed)
-    model = build_model(tree, seed)
+    with strategy.building():
+        model = build_model(tree, seed)
     if folder is None and (load_from or tree.get("load_from")):
         report = checkpoints.load_model(model, load_from or tree["load_from"], partial=True)
         strategy.logger.info(str(report))
     _log_parameters(strategy.logger, model)
-    frozen = checkpoints.frozen_fingerprints(model)  # before ZeRO-3 cuts it into pieces
+    frozen = checkpoints.frozen_fingerprints(model)
     with file_only(strategy.logger):
         runner = _assemble(cfg, tree, strategy, model, loader, hooks, work_dir, seed)
     runner.best = best

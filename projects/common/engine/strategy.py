@@ -1,12 +1,14 @@
 """How a model is wrapped and its optimizer state stored: one device, or one process per device.
 
-DeepSpeed's counterpart is ``zero.py``. Each strategy adds four things to mmengine's: ``kind`` (what
-a checkpoint notes about its launcher), ``module`` (the bare model), ``saved_tensors`` (the weights,
-on rank 0), and ``save_optimizer`` / ``load_training`` (its own part of a checkpoint folder).
+DeepSpeed's counterpart is ``zero.py``. Each strategy adds five things to mmengine's: ``kind`` (what
+a checkpoint notes about its launcher), ``building`` (the context in which a model is built),
+``module`` (the bare model), ``saved_tensors`` (the weights, on rank 0), and ``save_optimizer`` /
+``load_training`` (its own part of a checkpoint folder).
 """
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +32,10 @@ class PlainState:
     @property
     def module(self) -> nn.Module:
         return cast(nn.Module, self.model.module) if is_model_wrapper(self.model) else self.model
+
+    def building(self) -> AbstractContextManager[None]:
+        """Build the model in it; ZeRO-3 would cut weights while they are read."""
+        return nullcontext()
 
     def saved_tensors(self) -> dict[str, Tensor]:
         """Trainable parameters and persistent buffers on the CPU."""

@@ -11,12 +11,15 @@ from __future__ import annotations
 import importlib
 import json
 import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import deepspeed
 import mmengine._strategy.deepspeed as mmengine_deepspeed
 import torch
+from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
 from deepspeed.runtime.zero.config import ZeroStageEnum
@@ -30,6 +33,7 @@ from projects.common.engine import checkpoints
 from projects.common.engine.bad_loss import SkipsBadLoss
 from projects.common.engine.distributed import get_rank, get_world_size
 from projects.common.engine.memory import BUCKET
+from projects.common.partition import cutting, full_numel, is_cut, whole
 
 _FOLDER = "zero"
 # The compiled all-reduce takes a minute and a compiler to build, and a kill in the middle leaves a
@@ -78,6 +82,30 @@ def complete_config(
     return config
 
 
+def make_cutter(config: dict[str, Any]) -> Callable[[list[nn.Parameter]], None]:
+    """What cuts parameters over the ranks, as ``deepspeed.initialize`` with this config does.
+
+    DeepSpeed cuts a whole module at once; a parameter that is cut lends its method for the others.
+    """
+    first = nn.Module()
+    first.register_parameter("cut", nn.Parameter(torch.zeros(1), requires_grad=False))
+    deepspeed.zero.Init(module=first, config_dict_or_path=config)
+    lender: Any = first.cut
+
+    def cut(parameters: list[nn.Parameter]) -> None:
+        lender.convert_to_zero_parameters(param_list=parameters)
+
+    return cut
+
+
+def _move_buffers(model: nn.Module) -> None:
+    """To this rank's device: in a model that is cut already, DeepSpeed leaves them behind."""
+    device = torch.device(get_accelerator().current_device_name())
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = None if buffer is None else buffer.to(device)
+
+
 class _SafeShards(TorchCheckpointEngine):
     """Reads shards without executing anything in them."""
 
@@ -86,8 +114,36 @@ class _SafeShards(TorchCheckpointEngine):
             return torch.load(path, map_location=map_location, weights_only=True)
 
 
-class SkippingZeroOptimWrapper(SkipsBadLoss, mmengine_deepspeed.DeepSpeedOptimWrapper):
-    """mmengine's wrapper of DeepSpeed, which leaves out steps whose loss is not finite."""
+class ZeroOptimWrapper(mmengine_deepspeed.DeepSpeedOptimWrapper):
+    """mmengine's wrapper of DeepSpeed, for steps that do not use every parameter."""
+
+    def step(self, **kwargs: Any) -> None:
+        engine = self.model.model
+        is_update = engine.is_gradient_accumulation_boundary()
+        super().step(**kwargs)
+        if is_update:
+            forget_gradients(engine.optimizer)
+
+
+class SkippingZeroOptimWrapper(SkipsBadLoss, ZeroOptimWrapper):
+    """The same, which leaves out steps whose loss is not finite."""
+
+
+def forget_gradients(optimizer: Any) -> None:
+    """Zero the buffers of a ZeRO optimizer's gradients.
+
+    deepspeed 0.19.8 writes into them what a step's backward reaches, and updates from all of them:
+    a parameter that a step does not use (SAM 2's decoder, in a step about times) would be moved
+    once more by the gradient of the last step that used it.
+    """
+    if hasattr(optimizer, "grad_partitions_flat_buffer"):  # stage 3
+        optimizer.grad_partitions_flat_buffer.zero_()
+        offloaded = optimizer.fp32_partitioned_groups_flat
+    else:
+        offloaded = optimizer.single_partition_of_fp32_groups
+    for part in offloaded:
+        if part.grad is not None:  # kept from step to step where the optimizer is offloaded
+            part.grad.zero_()
 
 
 class ZeroStrategy(DeepSpeedStrategy):
@@ -100,8 +156,8 @@ class ZeroStrategy(DeepSpeedStrategy):
             super().__init__(exclude_frozen_parameters=True, **kwargs)
         finally:
             mmengine_deepspeed.register_deepspeed_optimizers = register
-        # The model is built whole on each rank and cut by deepspeed.initialize; transformers must
-        # not cut it while it is being built, or our initialisation would see empty tensors.
+        # What is read from a folder is cut by us (building), all else by deepspeed.initialize;
+        # transformers must not cut while it builds, or our initialisation would see empty tensors.
         unset_hf_deepspeed_config()
 
     @property
@@ -113,16 +169,22 @@ class ZeroStrategy(DeepSpeedStrategy):
     def module(self) -> nn.Module:
         return self.model.module
 
+    def building(self) -> AbstractContextManager[None]:
+        """Build the model in it: under ZeRO-3, weights are cut while they are read."""
+        is_stage_3 = self.config["zero_optimization"]["stage"] == 3
+        return cutting(make_cutter(self.config)) if is_stage_3 else nullcontext()
+
     def optim_wrapper_type(self, *, skip_bad_loss: bool) -> type:
-        plain = mmengine_deepspeed.DeepSpeedOptimWrapper
-        return SkippingZeroOptimWrapper if skip_bad_loss else plain
+        return SkippingZeroOptimWrapper if skip_bad_loss else ZeroOptimWrapper
 
     def _wrap_model(self, model: nn.Module) -> Any:
         # Buckets are allocated whole, two of 500 million float32 by default: 4 GB beside a model of
         # 100 MB. More than what trains never goes into one.
-        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        trainable = sum(full_numel(p) for p in model.parameters() if p.requires_grad)
         zero = self.config["zero_optimization"]
         zero["reduce_bucket_size"] = min(int(zero.get("reduce_bucket_size", BUCKET)), trainable)
+        if any(is_cut(parameter) for parameter in model.parameters()):
+            _move_buffers(model)
         wrapper = super()._wrap_model(model)
         wrapper.model.checkpoint_engine = _SafeShards(wrapper.model._config)
         set_hf_deepspeed_config(self.hf_deepspeed_config)
@@ -134,8 +196,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         state = {}
         for name in checkpoints.names_to_save(self.module):
             tensor = targets[name]
-            is_cut = hasattr(tensor, "ds_id")  # by ZeRO-3
-            with deepspeed.zero.GatheredParameters([tensor], enabled=is_cut):
+            with whole([tensor]):
                 if get_rank() == 0:
                     state[name] = tensor.detach().cpu().clone().contiguous()
         return state

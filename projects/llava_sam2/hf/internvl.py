@@ -48,10 +48,17 @@ logger = logging.getLogger(__name__)
 
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-HEADS = ("language_model.lm_head.weight", "language_model.output.weight")
+HEADS = ("language_model.lm_head.weight", "language_model.output.weight", "lm_head.weight")
 EMBEDDINGS = (
     "language_model.model.embed_tokens.weight",
     "language_model.model.tok_embeddings.weight",
+    "model.language_model.embed_tokens.weight",
+)
+_EARLIER = (  # how transformers called its parts before its version 5, the longer name first
+    ("language_model.lm_head.", "lm_head."),
+    ("language_model.model.", "model.language_model."),
+    ("vision_tower.", "model.vision_tower."),
+    ("multi_modal_projector.", "model.multi_modal_projector."),
 )
 _LAYER = re.compile(r"language_model\..*layers\.\d+\.")
 _CHATML = {"llama": "internlm2_chat"}  # all others among InternVL's language models are Qwen's
@@ -213,14 +220,9 @@ def load_internvl(
     """
     source = TensorFolder(folder)
     dtype = dtype or _stored_dtype(source)
-    if not is_original(said) and not _is_grounded(said):
-        return _load_transformers(source, config, dtype)
     names = [name for name in source.names() if not name.startswith(GROUNDING_PREFIXES)]
-    if is_original(said):
-        notes = settle_tie(source, config, names)
-        convert = OriginalNames(config).from_original
-    else:
-        notes, convert = [], _as_it_is
+    notes = settle_tie(source, config, names)
+    convert = OriginalNames(config).from_original if is_original(said) else _transformers_name
     with torch.device("meta"):
         model = InternVLForConditionalGeneration(config)
     report = plan(source, names, convert, model, where=str(folder))
@@ -261,29 +263,6 @@ def rebuild_tables(model: nn.Module) -> None:
         raise RuntimeError(f"never filled: {', '.join(left[:5])}")
 
 
-def _load_transformers(
-    source: TensorFolder, config: InternVLConfig, dtype: torch.dtype
-) -> tuple[InternVLForConditionalGeneration, LoadReport]:
-    """Folders of transformers, whose own loader knows the names of its earlier versions."""
-    report = LoadReport(str(source.folder))
-    if torch.get_default_device().type == "meta":
-        return InternVLForConditionalGeneration(config).to(dtype), report
-    model, info = InternVLForConditionalGeneration.from_pretrained(
-        str(source.folder),
-        config=config,
-        dtype=dtype,
-        local_files_only=True,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
-    report.missing = sorted(info["missing_keys"])
-    report.unexpected = sorted(info["unexpected_keys"])
-    report.matched = [key for key in model.state_dict() if key not in info["missing_keys"]]
-    if report.missing or report.unexpected:
-        raise ValueError(f"{report}\nIs the folder whole, and of this model?")
-    return model.train(), report
-
-
 def _stored_dtype(source: TensorFolder) -> torch.dtype:
     """That of most of the decoder layers; what was trained may lie beside them in float32."""
     counts: Counter[torch.dtype] = Counter()
@@ -293,7 +272,11 @@ def _stored_dtype(source: TensorFolder) -> torch.dtype:
     return counts.most_common(1)[0][0] if counts else torch.float32
 
 
-def _as_it_is(name: str, tensor: Tensor) -> dict[str, Tensor]:
+def _transformers_name(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """Names of transformers' folders, those that its earlier versions wrote among them."""
+    for earlier, now in _EARLIER:
+        if name.startswith(earlier):
+            return {now + name.removeprefix(earlier): tensor}
     return {name: tensor}
 
 

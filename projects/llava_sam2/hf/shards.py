@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from projects.common.checkpoint import INDEX_NAME, WHOLE_NAME, LoadReport
+from projects.common.partition import cut
 
 Convert = Callable[[str, Tensor], dict[str, Tensor]]  # one tensor of a file to those of a model
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -151,13 +152,17 @@ def fill(
     *,
     dtype: torch.dtype,
 ) -> None:
-    """Put the tensors into a model that was built on the meta device; see :func:`plan` first."""
+    """Put the tensors into a model that was built on the meta device; see :func:`plan` first.
+
+    Where ZeRO-3 trains, each is cut as soon as it is there, so that no rank holds them all.
+    """
     for name, tensor in source.read(names):
         made = {
             target: part.to(dtype, copy=True).contiguous()
             for target, part in convert(name, tensor).items()
         }
         model.load_state_dict(made, strict=False, assign=True)
+        cut(model.get_parameter(target) for target in made)
 
 
 def wanted(model: nn.Module) -> dict[str, Tensor]:

@@ -12,10 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from projects.common.engine.model import TrainableModel
 from projects.common.freezing import LORA_PATTERNS, add_lora, keep_frozen_in_eval, set_trainable
+from projects.common.partition import cast, is_cut
 from projects.llava_sam2.models.adapter import LanguageAdapter
 from projects.sam2_video.modeling import Sam2, TrackingPolicy
 from projects.sam2_video.predictor import VideoPredictor
@@ -80,7 +82,7 @@ class Sa2VA(TrainableModel):
         set_trainable(self, patterns)
         for parameter in self.parameters():
             if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+                cast(parameter, torch.float32)
 
     def loss(self, batch: Any) -> dict[str, Tensor]:
         """Weighted losses of a task-pure batch.
@@ -111,9 +113,13 @@ class Sa2VA(TrainableModel):
         return self
 
     def _touch_idle(self, losses: Mapping[str, Tensor]) -> Tensor | float:
-        """Zero, with a path to each trainable parameter that the losses do not reach."""
+        """Zero, with a path to each trainable parameter that the losses do not reach.
+
+        ZeRO-3 asks no gradient of those that no module used: they are empty here, cut in parts.
+        """
         reached = parameters_reached(losses.values())
-        idle = [p for p in self.parameters() if p.requires_grad and p not in reached]
+        trained = [p for p in self.parameters() if p.requires_grad and not is_cut(p)]
+        idle = [p for p in trained if p not in reached]
         return sum((p.sum() * 0 for p in idle), start=0.0)
 
 

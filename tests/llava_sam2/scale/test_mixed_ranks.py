@@ -1,0 +1,82 @@
+"""Two ranks of which one has images and the other videos, or words alone, or both have features.
+
+Under ZeRO-3 a rank that calls one module more than the other waits for ever, and DeepSpeed would
+move what a step does not use by the gradient of an earlier one. Plain SGD shows both: it moves
+nothing without a gradient.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from projects.common.samplers import StepBatchSampler
+from tests.engine.processes import train
+from tests.llava_sam2.scale import parts
+
+CONFIG = "tests/llava_sam2/scale/config.py"
+KINDS = ["image", "video", "words", "features"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("internvl")
+    parts.write_folder(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(parts.FOLDER, str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def alone(folder, tmp_path_factory):
+    work_dir = tmp_path_factory.mktemp("alone") / "run"
+    run = train(work_dir, config=CONFIG, options=("train_dataloader.batch_size=2",))
+    assert run.exit_codes == [0], run.output
+    return work_dir
+
+
+def metrics(work_dir) -> list[dict]:
+    return [json.loads(line) for line in (work_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_ranks_differ_as_they_should():
+    """What the runs below rest on: these seeds give every pair of kinds that matters."""
+    ranks = [
+        StepBatchSampler(
+            lengths=[5, 4, 3, 6],
+            repeats=[1.0] * 4,
+            tasks=["segment"] * 3 + ["temporal"],
+            batch_size=1,
+            seed=3,
+            max_steps=5,
+            rank=rank,
+            world_size=2,
+        )
+        for rank in range(2)
+    ]
+    pairs = {tuple(KINDS[draws[0].dataset] for draws in step) for step in zip(*ranks, strict=True)}
+    assert {("image", "video"), ("words", "video"), ("words", "image")} <= pairs
+    assert ("features", "features") in pairs  # a step has one task on all ranks
+
+
+@pytest.mark.parametrize("name", ["deepspeed_zero2", "deepspeed_zero3"])
+def test_two_processes_are_one(name, alone, tmp_path):
+    run = train(tmp_path / "run", "--deepspeed", name, processes=2, config=CONFIG)
+    assert run.exit_codes == [0, 0], run.output
+    ours, theirs = metrics(tmp_path / "run"), metrics(alone)
+    assert len(ours) == 5
+    for key in {key for line in theirs for key in line if key.startswith("loss")}:
+        np.testing.assert_allclose(
+            [line.get(key, 0.0) for line in ours],
+            [line.get(key, 0.0) for line in theirs],
+            rtol=1e-4,
+            atol=1e-6,
+            err_msg=key,
+        )
+    weights = [load_file(d / "model.safetensors") for d in (tmp_path / "run", alone)]
+    assert weights[0].keys() == weights[1].keys()
+    for key, expected in weights[1].items():
+        np.testing.assert_allclose(weights[0][key], expected, rtol=1e-3, atol=2e-5, err_msg=key)
