@@ -31,6 +31,7 @@ from projects.common.conversation import (
     check_template,
     token_id,
 )
+from projects.common.partition import cut, whole
 from projects.llava_sam2.models.generation import Generated, generate
 from projects.llava_sam2.models.language_loss import LanguageLoss
 from projects.llava_sam2.models.recompute import recompute_layers
@@ -338,19 +339,24 @@ class LanguageAdapter(nn.Module, ABC):
         return start > end
 
     def _fuse(self, input_ids: Tensor, visual: VisualTokens | None) -> Tensor:
-        embeddings = self.words(input_ids)
         if visual is None:
-            return self._touch_vision(embeddings)
+            unseen = self._touch_vision()
+            embeddings = self.words(input_ids)
+            return embeddings if unseen is None else embeddings + unseen.to(embeddings)
+        embeddings = self.words(input_ids)
         tokens = visual.tokens[:, : self.hidden_size].to(embeddings)
         return embeddings.masked_scatter(visual.places.unsqueeze(-1), tokens)
 
-    def _touch_vision(self, embeddings: Tensor) -> Tensor:
-        """Text alone beside ranks that have pictures: the vision tower runs here as well."""
+    def _touch_vision(self) -> Tensor | None:
+        """Zero, with a path to the vision tower, for text alone beside ranks that have pictures.
+
+        ZeRO-3 wants the modules in one order on all ranks: the tower first, then the words.
+        """
         alone = not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
         if alone or not self.training:
-            return embeddings
-        black = torch.zeros(1, 3, self.tile_size, self.tile_size, device=embeddings.device)
-        return embeddings + self.visual_features(black).sum().to(embeddings) * 0
+            return None
+        black = torch.zeros(1, 3, self.tile_size, self.tile_size, device=self.device)
+        return self.visual_features(black).sum() * 0
 
 
 def rotary_tables(model: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
@@ -372,11 +378,21 @@ def cast_weights(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
 
 def grow_vocabulary(model: PreTrainedModel, size: int) -> None:
     """Give the embeddings and lm_head at least ``size`` rows; new ones are the mean of the old."""
-    old = model.get_input_embeddings().num_embeddings
-    if size <= old:
+    words, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if size <= words.num_embeddings:
         return
-    model.resize_token_embeddings(size, mean_resizing=False)
-    tables = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
-    with torch.no_grad():
-        for table in tables:
-            table[old:] = table[:old].mean(0, keepdim=True)
+    tied = head.weight is words.weight
+    words.weight = _with_rows(words.weight, size)
+    head.weight = words.weight if tied else _with_rows(head.weight, size)
+    words.num_embeddings = head.out_features = size
+    model.config.get_text_config().vocab_size = size
+
+
+@torch.no_grad()
+def _with_rows(table: nn.Parameter, size: int) -> nn.Parameter:
+    """``[n, D]`` as ``[size, D]``; where ZeRO-3 has cut it, the result is cut as well."""
+    with whole([table]):
+        fresh = table.mean(0, keepdim=True).expand(size - len(table), -1)
+        grown = nn.Parameter(torch.cat([table, fresh]), requires_grad=table.requires_grad)
+    cut([grown])
+    return grown
