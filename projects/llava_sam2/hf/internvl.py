@@ -219,7 +219,7 @@ def load_internvl(
     ``dtype`` None takes the type of most of the file's decoder layers.
     """
     source = TensorFolder(folder)
-    dtype = dtype or _stored_dtype(source)
+    dtype = dtype or stored_dtype(source)
     names = [name for name in source.names() if not name.startswith(GROUNDING_PREFIXES)]
     notes = settle_tie(source, config, names)
     convert = OriginalNames(config).from_original if is_original(said) else _transformers_name
@@ -263,7 +263,7 @@ def rebuild_tables(model: nn.Module) -> None:
         raise RuntimeError(f"never filled: {', '.join(left[:5])}")
 
 
-def _stored_dtype(source: TensorFolder) -> torch.dtype:
+def stored_dtype(source: TensorFolder) -> torch.dtype:
     """That of most of the decoder layers; what was trained may lie beside them in float32."""
     counts: Counter[torch.dtype] = Counter()
     for name, dtype in source.dtypes.items():
