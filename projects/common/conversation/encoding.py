@@ -1,176 +1,38 @@
-"""Chat templates, and how a conversation becomes ``input_ids`` and ``labels``.
+"""How a conversation becomes ``input_ids`` and ``labels``.
 
     bos | system | user turn with <img> <IMG_CONTEXT>*n </img> | answer + end | user turn | ...
      -      -                      -                              supervised        -
 
-Only answers and their end token are supervised. The strings of the templates are those that the
-public models were trained with (InternLM2, Qwen2.5, Phi-3, Llama 3 and Vicuna chat formats).
+Only answers and their end token are supervised.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from projects.common.tokenizer_files import read_tokenizer
-
-IMAGE_PLACEHOLDER = "<image>"  # in questions; never reaches the tokenizer
-REGION_PLACEHOLDER = "<region>"  # the same for a region that the question points at
-IMAGE_START, IMAGE_CONTEXT, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
-SEG = "[SEG]"
-PHRASE_START, PHRASE_END = "<p>", "</p>"  # around a phrase that is grounded by the [SEG] behind it
-REGION_START, REGION_END = "<vp>", "</vp>"  # around the visual tokens of a region
-GROUNDING_TOKENS = (SEG, PHRASE_START, PHRASE_END, REGION_START, REGION_END)  # in Sa2VA's order
-SPATIAL, TEMPORAL = "<SPATIAL>", "<TEMPORAL>"  # say which kind of answer a question wants
-FRAME_DIGITS = tuple(f"<frame_{digit}>" for digit in range(10))  # positions of frames, in answers
-BOX_START, BOX_END = "<box>", "</box>"  # InternVL has them; another tokenizer may not
-BOX_SEPARATOR, NO_BOX, NEXT_FRAME, SINGLE_IMAGE = "<box_sep>", "<no_box>", "<next>", "<single_img>"
-SHARED_TOKENS = (
-    *GROUNDING_TOKENS,
-    *(SPATIAL, TEMPORAL, BOX_SEPARATOR, NO_BOX, NEXT_FRAME, SINGLE_IMAGE),
-    *FRAME_DIGITS,
-    *(BOX_START, BOX_END),
+from projects.common.conversation.templates import ChatTemplate, chat_template
+from projects.common.conversation.tokens import (
+    IMAGE_PLACEHOLDER,
+    REGION_END,
+    REGION_PLACEHOLDER,
+    REGION_START,
+    SEG,
+    token_id,
 )
+
 IGNORE_INDEX = -100
 _PLACEHOLDERS = re.compile(f"({IMAGE_PLACEHOLDER}|{REGION_PLACEHOLDER})")
-
-
-@dataclass(frozen=True)
-class ChatTemplate:
-    """Strings around the texts of a chat.
-
-    ``system`` holds ``{system}`` and ``user`` holds ``{input}``; ``end`` closes an answer and is
-    supervised; ``separator`` stands between turns and is not. ``default_system`` is used when no
-    system text is given; None leaves the system part out. ``image_context`` is where visual tokens
-    go, between ``image_start`` and ``image_end``.
-    """
-
-    system: str
-    user: str
-    end: str
-    separator: str = "\n"
-    stop_words: tuple[str, ...] = ()
-    default_system: str | None = None
-    image_start: str = IMAGE_START
-    image_context: str = IMAGE_CONTEXT
-    image_end: str = IMAGE_END
-
-
-_CHATML = ChatTemplate(
-    system="<|im_start|>system\n{system}<|im_end|>\n",
-    user="<|im_start|>user\n{input}<|im_end|>\n<|im_start|>assistant\n",
-    end="<|im_end|>",
-    stop_words=("<|im_end|>",),
-)
-
-_QWEN_VL = dataclasses.replace(
-    _CHATML,
-    stop_words=("<|im_end|>", "<|endoftext|>"),
-    image_start="<|vision_start|>",
-    image_context="<|image_pad|>",
-    image_end="<|vision_end|>",
-)
-
-TEMPLATES: dict[str, ChatTemplate] = {
-    "internlm2_chat": _CHATML,
-    "qwen_chat": dataclasses.replace(_CHATML, stop_words=("<|im_end|>", "<|endoftext|>")),
-    "qwen2_5_vl_chat": dataclasses.replace(_QWEN_VL, default_system="You are a helpful assistant."),
-    "qwen3_vl_chat": _QWEN_VL,
-    "phi3_chat": ChatTemplate(
-        system="<|system|>\n{system}<|end|>\n",
-        user="<|user|>\n{input}<|end|>\n<|assistant|>\n",
-        end="<|end|>",
-        stop_words=("<|end|>",),
-    ),
-    "llama3_chat": ChatTemplate(
-        system="<|start_header_id|>system<|end_header_id|>\n\n{system}<|eot_id|>",
-        user=(
-            "<|start_header_id|>user<|end_header_id|>\n\n{input}<|eot_id|>"
-            "<|start_header_id|>assistant<|end_header_id|>\n\n"
-        ),
-        end="<|eot_id|>",
-        separator="",
-        stop_words=("<|eot_id|>",),
-    ),
-    "vicuna": ChatTemplate(
-        system="{system} ",
-        user="USER: {input} ASSISTANT:",  # sentencepiece puts the space before the answer
-        end="</s>",
-        separator="",
-        stop_words=("</s>",),
-        default_system=(
-            "A chat between a curious user and an artificial intelligence assistant. The assistant "
-            "gives helpful, detailed, and polite answers to the user's questions."
-        ),
-    ),
-}
 
 
 class Encoded(NamedTuple):
     input_ids: Tensor  # [L] int64
     labels: Tensor  # [L] int64, -100 where not supervised
-
-
-def chat_template(name: str) -> ChatTemplate:
-    """The template called ``name``.
-
-    Raises:
-        ValueError: listing the known names.
-    """
-    if name not in TEMPLATES:
-        raise ValueError(f"no chat template {name!r}; there are {', '.join(sorted(TEMPLATES))}")
-    return TEMPLATES[name]
-
-
-def load_tokenizer(
-    path: str | Path, *, special_tokens: Sequence[str] = GROUNDING_TOKENS
-) -> PreTrainedTokenizerBase:
-    """Read a tokenizer folder (see :func:`read_tokenizer`) and add what the project needs to it.
-
-    The image tokens come first, then ``special_tokens``, so that a model and a dataset that call
-    this with the same arguments agree on every id. Tokens that are there keep their ids.
-    """
-    tokenizer = read_tokenizer(path)
-    add_tokens(tokenizer, special_tokens)
-    return tokenizer
-
-
-def add_tokens(tokenizer: PreTrainedTokenizerBase, special_tokens: Sequence[str]) -> None:
-    """Add the image tokens, then ``special_tokens``, where they are not there."""
-    tokens = [IMAGE_START, IMAGE_CONTEXT, IMAGE_END, *special_tokens]
-    known = tokenizer.get_vocab()
-    missing = [token for token in tokens if token not in known]
-    tokenizer.add_special_tokens(
-        {"extra_special_tokens": missing}, replace_extra_special_tokens=False
-    )
-
-
-def load_shared_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
-    """:func:`load_tokenizer` for models that answer with masks, boxes and times alike."""
-    return load_tokenizer(path, special_tokens=SHARED_TOKENS)
-
-
-def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
-    """The id of one token.
-
-    Raises:
-        ValueError: if the tokenizer does not hold it as one token.
-    """
-    index = tokenizer.get_vocab().get(token)
-    if index is None:
-        raise ValueError(
-            f"the tokenizer {tokenizer.name_or_path!r} has no token {token!r}; load it with "
-            "projects.common.conversation.load_tokenizer, which adds it"
-        )
-    return index
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase, name: str) -> ChatTemplate:
