@@ -1,7 +1,7 @@
 """LoRA (Hu et al., 2021) in the files of peft: ``adapter/adapter_{config.json,model.safetensors}``.
 
-The names are those of ``InternVLForConditionalGeneration``, so that peft itself puts the adapter on
-that class; here it goes into the same layers by :func:`projects.common.freezing.add_lora`.
+The names are those of transformers' class (InternVL's or Qwen-VL's), so that peft itself puts the
+adapter on it; here it goes into the same layers by :func:`projects.common.freezing.add_lora`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from projects.common.checkpoint import State, read_state, save_safetensors
-from projects.llava_sam2.models.mllm import InternVL
+from projects.llava_sam2.models.adapter import LanguageAdapter
 
 ADAPTER = "adapter"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -73,7 +73,7 @@ def read_adapter(folder: Path) -> Adapter | None:
     )
 
 
-def load_adapter(mllm: InternVL, adapter: Adapter) -> None:
+def load_adapter(mllm: LanguageAdapter, adapter: Adapter) -> None:
     """Copy the matrices into layers that ``add_lora`` has made.
 
     Raises:

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from projects.llava_sam2.datasets import frame_samplers, pixels
 from projects.llava_sam2.datasets.frame_samplers import FrameSampler
 from projects.llava_sam2.datasets.inputs import GroundingInputs
+from projects.llava_sam2.datasets.native import NativeResolution
 from projects.llava_sam2.models.heads import (
     BoxHead,
     ChatHead,
@@ -66,6 +67,7 @@ HEADS: dict[str, tuple[type[nn.Module], Callable[[Any], Said], Callable[..., nn.
 TILES = {
     "SingleTile": (pixels.SingleTile, ("size",)),
     "DynamicTiles": (pixels.DynamicTiles, ("size", "min_tiles", "max_tiles", "thumbnail")),
+    "NativeResolution": (NativeResolution, ("size", "token", "min_tokens", "max_tokens")),
 }
 FRAMES = {
     name: getattr(frame_samplers, name)

@@ -1,6 +1,6 @@
 """Grounded models from folders: Sa2VA's and SeC's releases, and exports of ours.
 
-    folder ─┬─► InternVL ───────────────────────────┐
+    folder ─┬─► InternVL, Qwen-VL ──────────────────┐
             ├─► SAM 2, the decoder kept beside it ───┤
             ├─► text_hidden_fcs ─► heads ────────────┼─► Sa2VA, to train on or to ask
             ├─► token_attn ─► a concept head ────────┤
@@ -34,9 +34,11 @@ from projects.llava_sam2.hf.grounding import (
     sort_names,
 )
 from projects.llava_sam2.hf.internvl import internvl_from_folder, read_config
+from projects.llava_sam2.hf.qwen_vl import KINDS as QWEN_VL
+from projects.llava_sam2.hf.qwen_vl import qwen_vl_from_folder
 from projects.llava_sam2.hf.shards import TensorFolder
+from projects.llava_sam2.models.adapter import LanguageAdapter
 from projects.llava_sam2.models.heads import ChatHead, SegmentHead, seg_projector
-from projects.llava_sam2.models.mllm import InternVL
 from projects.llava_sam2.models.sa2va import Sa2VA
 from projects.sam2_video.modeling import Sam2, build_sam2, sam2_config
 from projects.sam2_video.modeling.tracker import TrackingPolicy
@@ -51,7 +53,7 @@ CONCEPT_PART, KEPT_PART = "token_attn", "propagation_decoder"
 class GroundedParts:
     """What a folder holds, built; ``projector`` and ``concept`` are for heads to take."""
 
-    mllm: InternVL
+    mllm: LanguageAdapter
     grounding: Sam2
     projector: nn.Module  # text_hidden_fcs: hidden size to SAM 2's width
     concept: nn.Module | None = None  # SeC's token_attn, built like SAM 2's memory attention
@@ -85,13 +87,19 @@ def grounded_parts(
     source = TensorFolder(folder)
     names = _grounding_names(source)
     sam2_cfg = grounding_config(source, names, said, image_size=image_size)
-    mllm = internvl_from_folder(
+    load, further = internvl_from_folder, dict[str, Any]()
+    if said.get("model_type") in QWEN_VL:
+        own = said.get("grounded", {})
+        load, further = qwen_vl_from_folder, {"tile_size": own.get("tile_size", 448)}
+        template = template or own.get("template")
+    mllm = load(
         path=folder,
         template=template,
         tokenizer=tokenizer,
         attn=attn,
         dtype=dtype,
         gradient_checkpointing=gradient_checkpointing,
+        **further,
     )
     projector = _projector(source, names, mllm, sam2_cfg.vision_config.fpn_hidden_size)
     if torch.get_default_device().type == "meta":
@@ -204,7 +212,7 @@ def _grounding_names(source: TensorFolder) -> GroundingNames:
 
 
 def _projector(
-    source: TensorFolder, names: GroundingNames, mllm: InternVL, width: int
+    source: TensorFolder, names: GroundingNames, mllm: LanguageAdapter, width: int
 ) -> nn.Sequential:
     weight = names.projector.get("2.weight")
     if weight is None:

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -15,9 +16,18 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
-from projects.common.checkpoint import LoadReport
 from projects.common.conversation import chat_template, load_tokenizer, token_id
-from projects.llava_sam2.hf.internvl import ATTENTION, DTYPES, read_config
+from projects.llava_sam2.hf.grounding import GROUNDING_PREFIXES
+from projects.llava_sam2.hf.internvl import (
+    ATTENTION,
+    DTYPES,
+    read_config,
+    rebuild_tables,
+    settle_tie,
+    stored_dtype,
+)
+from projects.llava_sam2.hf.shards import TensorFolder, fill, plan
+from projects.llava_sam2.models.adapter import cast_weights
 from projects.llava_sam2.models.qwen2_5_vl import Qwen2_5VL
 from projects.llava_sam2.models.qwen3_vl import Qwen3VL
 from projects.llava_sam2.models.qwen_vl import QwenVL
@@ -49,13 +59,14 @@ def qwen_vl_from_folder(
     """Qwen2.5-VL or Qwen3-VL with the weights of a folder; ``config.json`` says which.
 
     Args:
-        path: folder as released (safetensors, tokenizer files).
+        path: folder as released (safetensors, tokenizer files), or an export of ours (its language
+            model).
         tile_size: side of a tile; a token for 28 (Qwen2.5-VL) or 32 pixels (Qwen3-VL) of it.
         template: chat template; None: the model's own.
         tokenizer: from ``load_tokenizer`` or ``load_shared_tokenizer`` on the same folder; None
             loads it with the grounding tokens.
         attn: attention of transformers.
-        dtype: of the weights: ``float32``, ``bfloat16``, ``float16``.
+        dtype: of the weights: ``float32``, ``bfloat16``, ``float16``, or ``auto`` for the file's.
         gradient_checkpointing: recompute activations in backward.
 
     Raises:
@@ -71,22 +82,23 @@ def qwen_vl_from_folder(
             f"{folder}/config.json is of a {kind!r}; wanted is one of {', '.join(KINDS)} (InternVL "
             "loads by internvl_from_folder)"
         )
-    if attn not in ATTENTION or dtype not in DTYPES:
+    if attn not in ATTENTION or dtype not in (*DTYPES, "auto"):
         raise ValueError(
             f"unknown attention {attn!r} or dtype {dtype!r}; choose among {', '.join(ATTENTION)} "
-            f"and {', '.join(DTYPES)}"
+            f"and {', '.join(DTYPES)}, auto"
         )
     config_class, model_class, adapter, own_template = KINDS[kind]
     template = template or own_template
     context = chat_template(template).image_context
     tokenizer = tokenizer or load_tokenizer(folder)
-    config = config_class.from_dict(said)
+    config = config_class.from_dict({k: v for k, v in said.items() if k != "grounded"})
     if token_id(tokenizer, context) != config.image_token_id:
         raise ValueError(
             f"{folder}: {context} is token {token_id(tokenizer, context)} of the tokenizer, and "
             f"{config.image_token_id} of the weights: its files belong to another model"
         )
-    model = _load(folder, model_class, config, DTYPES[dtype])
+    source = TensorFolder(folder)
+    model = _load(source, model_class, config, DTYPES.get(dtype) or stored_dtype(source))
     model.set_attn_implementation(attn)
     return adapter(
         model=model,
@@ -98,26 +110,32 @@ def qwen_vl_from_folder(
 
 
 def _load(
-    folder: Path,
+    source: TensorFolder,
     model_class: type[PreTrainedModel],
     config: Qwen2_5_VLConfig | Qwen3VLConfig,
     dtype: torch.dtype,
 ) -> PreTrainedModel:
+    names = [name for name in source.names() if not name.startswith(GROUNDING_PREFIXES)]
+    notes = settle_tie(source, config, names)
+    with torch.device("meta"):
+        model = model_class(config)
     if torch.get_default_device().type == "meta":
-        return model_class(config).to(dtype)
-    model, info = model_class.from_pretrained(
-        str(folder),
-        config=config,
-        dtype=dtype,
-        local_files_only=True,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
-    report = LoadReport(str(folder))
-    report.missing = sorted(info["missing_keys"])
-    report.unexpected = sorted(info["unexpected_keys"])
-    report.matched = [key for key in model.state_dict() if key not in info["missing_keys"]]
-    if report.missing or report.unexpected:
-        raise ValueError(f"{report}\nIs the folder whole, and of this model?")
+        return cast_weights(model, dtype)
+    report = plan(source, names, _rename, model, where=str(source.folder))
+    report.notes += notes
+    fill(source, names, _rename, model, dtype=dtype)
+    model.tie_weights()
+    rebuild_tables(model)
     logger.info("%s", report)
-    return model.train()
+    return model
+
+
+def _rename(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """Qwen2.5-VL was released under the names of an earlier transformers."""
+    if name.startswith("visual."):
+        return {f"model.{name}": tensor}
+    if name.startswith("model.") and not name.startswith(
+        ("model.visual.", "model.language_model.")
+    ):
+        return {name.replace("model.", "model.language_model.", 1): tensor}
+    return {name: tensor}

@@ -6,8 +6,9 @@
     adapter/              LoRA in peft's files, where it is kept
     tokenizer, processor_config.json, generation_config.json, README.md
 
-``transformers`` layout: stock ``InternVLForConditionalGeneration`` loads the language model.
-``original`` layout: the names and ``config.json`` of InternVL's and Sa2VA's own code.
+``transformers`` layout: stock ``InternVLForConditionalGeneration`` (or Qwen-VL's class) loads the
+language model. ``original`` layout, of InternVL alone: the names and ``config.json`` of InternVL's
+and Sa2VA's own code.
 """
 
 from __future__ import annotations
@@ -22,31 +23,18 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import (
-    GenerationConfig,
-    GotOcr2ImageProcessor,
-    InternVLProcessor,
-    InternVLVideoProcessor,
-    PreTrainedTokenizerBase,
-)
 
 from projects.common.checkpoint import State
-from projects.common.conversation import (
-    IMAGE_CONTEXT,
-    IMAGE_END,
-    IMAGE_START,
-    ChatTemplate,
-    chat_template,
-    token_id,
-)
 from projects.common.freezing import merge_lora
 from projects.llava_sam2.hf.adapter import has_lora, split_lora, write_adapter
 from projects.llava_sam2.hf.architectures import to_original
 from projects.llava_sam2.hf.described import describe_heads, tile_settings
 from projects.llava_sam2.hf.grounding import HEADS, PROJECTOR, grounding_state, sec_settings
 from projects.llava_sam2.hf.names import OriginalNames
+from projects.llava_sam2.hf.processors import write_json, write_processor
 from projects.llava_sam2.hf.shards import parse_size, wanted, write_shards
-from projects.llava_sam2.models.mllm import IMAGE_MEAN, IMAGE_STD, InternVL
+from projects.llava_sam2.models.mllm import InternVL
+from projects.llava_sam2.models.qwen_vl import QwenVL
 from projects.llava_sam2.models.sa2va import Sa2VA
 from projects.sam2_video.modeling.tracker import TrackingPolicy
 
@@ -56,14 +44,6 @@ CARD = "README.md"
 FORMAT = 1
 _PROJECTOR = "text_hidden_fcs"
 _CONCEPT = "token_attn"
-# How InternVLProcessor asks its tokenizer for the image tokens. It wants a token for whole videos
-# too, which these models do not have (a video is a picture a frame): one that no question holds.
-_SPOKEN = {
-    "start_image_token": IMAGE_START,
-    "end_image_token": IMAGE_END,
-    "context_image_token": IMAGE_CONTEXT,
-    "video_token": IMAGE_END,
-}
 
 
 @dataclass
@@ -121,7 +101,7 @@ def export(
     _check(model, folder, layout, keep_lora, force)
     concept = _held_concept(model) if concept is None else concept
     max_bytes = parse_size(max_shard_size)
-    merged = 0
+    merged, layers = 0, model.mllm.language_model.norm.weight.dtype
     if has_lora(model.mllm.model) and not keep_lora:
         merged = merge_lora(model.mllm.language_model, dtype=dtype)
     said, notes = describe(model, ask=ask)
@@ -132,10 +112,12 @@ def export(
     try:
         partial.mkdir()
         files = write_shards(partial, state, max_size=max_bytes, dtype=dtype)
+        if merged:  # in the file's precision until now; the model runs in its own
+            cast_frozen(model.mllm.language_model.layers, layers)
         if lora:
             write_adapter(partial, model.mllm.model, lora)
         _write_config(partial, model, said, layout, concept is not None, dtype)
-        _write_tokenizer(partial, model.mllm)
+        write_processor(partial, model.mllm, tiles=None if ask is None else ask["inputs"]["tiles"])
         (partial / CARD).write_text(card or "", encoding="utf-8")
         _put_in_place(partial, folder)
     finally:
@@ -150,6 +132,7 @@ def describe(model: Sa2VA, *, ask: dict[str, Any] | None) -> tuple[dict[str, Any
     said = {
         "format": FORMAT,
         "template": model.mllm.template,
+        "tile_size": model.mllm.tile_size,
         "sam2": model.grounding.blocks.config.to_dict(),
         "heads": heads,
         "policy": None if policy is None else _plain_policy(policy),
@@ -180,6 +163,12 @@ def folder_state(
     return language | grounding_state(model.grounding, concept=concept) | heads
 
 
+def cast_frozen(module: nn.Module, dtype: torch.dtype) -> None:
+    for parameter in module.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
+
+
 def _held_concept(model: Sa2VA) -> nn.Module | None:
     """The ``token_attn`` of the first head that has one."""
     held = (getattr(head, _CONCEPT) for head in model.heads.values() if hasattr(head, _CONCEPT))
@@ -198,8 +187,7 @@ def _write_config(
     dtype: torch.dtype | None,
 ) -> None:
     mllm, config = model.mllm, model.mllm.model.config
-    layers = mllm.language_model.norm.weight.dtype  # what trained may be float32 beside them
-    stored = str(dtype or layers).removeprefix("torch.")
+    stored = str(dtype or mllm.language_model.norm.weight.dtype).removeprefix("torch.")
     if layout == "original":
         names = ("SeCModel", "sec") if is_sec else ("Sa2VAChatModel", "sa2va_chat")
         plain = {
@@ -215,78 +203,10 @@ def _write_config(
         }
     else:
         plain = config.to_dict() | {
-            "architectures": ["InternVLForConditionalGeneration"],
+            "architectures": [type(mllm.model).__name__],
             "dtype": stored,
         }
-    _write_json(folder / "config.json", plain | {"grounded": said})
-
-
-def _write_tokenizer(folder: Path, mllm: InternVL) -> None:
-    """Tokenizer, generation settings and transformers' processor."""
-    tokenizer = mllm.tokenizer
-    template = chat_template(mllm.template)
-    tokenizer.save_pretrained(str(folder))
-    (folder / "chat_template.jinja").write_text(jinja(template, tokenizer), encoding="utf-8")
-    file = folder / "tokenizer_config.json"
-    said = json.loads(file.read_text(encoding="utf-8"))
-    _write_json(file, said | {"model_specific_special_tokens": _SPOKEN})
-    _generation(template, tokenizer).save_pretrained(str(folder))
-    side = mllm.tile_size
-    pixels = dict(
-        size={"height": side, "width": side},
-        image_mean=list(IMAGE_MEAN),
-        image_std=list(IMAGE_STD),
-    )
-    image = GotOcr2ImageProcessor(**pixels, crop_to_patches=True, min_patches=1, max_patches=12)
-    processor = {
-        "processor_class": InternVLProcessor.__name__,
-        "image_seq_length": mllm.image_tokens_per_tile,
-        "image_processor": image.to_dict(),
-        "video_processor": InternVLVideoProcessor(**pixels).to_dict(),
-    }
-    _write_json(folder / "processor_config.json", processor)
-
-
-def _generation(template: ChatTemplate, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
-    vocabulary = tokenizer.get_vocab()
-    stops = [vocabulary[word] for word in template.stop_words if word in vocabulary]
-    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in stops:
-        stops.append(tokenizer.eos_token_id)
-    return GenerationConfig(
-        do_sample=False,
-        eos_token_id=stops or None,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-    )
-
-
-def jinja(template: ChatTemplate, tokenizer: PreTrainedTokenizerBase) -> str:
-    """A chat template as transformers' tokenizers and processors take it.
-
-    The same text that :func:`projects.common.conversation.encode_conversation` makes of turns.
-    """
-    token_id(tokenizer, IMAGE_CONTEXT)
-    before, after = template.user.split("{input}")
-    opening, closing = template.system.split("{system}")
-    bos = tokenizer.bos_token or ""
-    default = template.default_system
-    parts = [
-        "{%- macro said(content) -%}{%- if content is string -%}{{ content }}{%- else -%}"
-        "{%- for part in content -%}{%- if part.type == 'image' -%}",
-        f"{{{{ {(IMAGE_CONTEXT + chr(10))!r} }}}}",
-        "{%- elif part.type == 'text' -%}{{ part.text }}{%- endif -%}{%- endfor -%}{%- endif -%}"
-        "{%- endmacro -%}",
-        f"{{{{ {bos!r} }}}}",
-        "{%- if messages[0].role == 'system' -%}",
-        f"{{{{ {opening!r} + said(messages[0].content) + {closing!r} }}}}",
-        "" if default is None else f"{{%- else -%}}{{{{ {(opening + default + closing)!r} }}}}",
-        "{%- endif -%}{%- for message in messages -%}{%- if message.role == 'user' -%}",
-        f"{{{{ {before!r} + said(message.content) + {after!r} }}}}",
-        "{%- elif message.role == 'assistant' -%}",
-        f"{{{{ said(message.content) + {template.end!r} + {template.separator!r} }}}}",
-        "{%- endif -%}{%- endfor -%}",
-    ]
-    return "".join(parts)
+    write_json(folder / "config.json", plain | {"grounded": said})
 
 
 def _plain_policy(policy: TrackingPolicy) -> dict[str, Any]:
@@ -315,10 +235,15 @@ def check_place(folder: Path, force: bool) -> None:
 def _check(model: Sa2VA, folder: Path, layout: str, keep_lora: bool, force: bool) -> None:
     if layout not in LAYOUTS:
         raise ValueError(f"unknown layout {layout!r}; choose one of {', '.join(LAYOUTS)}")
-    if not isinstance(model.mllm, InternVL):
+    if not isinstance(model.mllm, (InternVL, QwenVL)):
         raise ValueError(
-            f"a {type(model.mllm).__name__} has no folder layout for grounded models, InternVL "
-            "has: train on, or ask it, from its config and work dir"
+            f"a {type(model.mllm).__name__} has no folder layout, InternVL and Qwen-VL have: ask "
+            "it from its config and work dir"
+        )
+    if layout == "original" and not isinstance(model.mllm, InternVL):
+        raise ValueError(
+            f"the original layout is InternVL's; a {type(model.mllm).__name__} was released in "
+            "transformers': write the transformers layout"
         )
     check_place(folder, force)
     if keep_lora and layout == "original":
@@ -341,8 +266,3 @@ def _put_in_place(partial: Path, folder: Path) -> None:
             os.rename(old, folder)
         raise
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    text = json.dumps(content, indent=1, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")

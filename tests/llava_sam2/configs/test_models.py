@@ -22,7 +22,7 @@ SIZES = {
     "sa2va_4b_shared": "4B",
     "sa2va_8b_shared": "8B",
 }
-NAMES = [*SIZES, "sa2va_finetune"]
+NAMES = [*SIZES, "sa2va_finetune", "sa2va_qwen2_5_vl_3b"]
 
 
 def read(name):

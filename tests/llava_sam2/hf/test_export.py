@@ -18,8 +18,9 @@ from projects.llava_sam2.datasets.rows import Row
 from projects.llava_sam2.evaluation.ask import asker
 from projects.llava_sam2.hf import load, sa2va_from_folder, writing
 from projects.llava_sam2.hf.described import describe_heads
+from projects.llava_sam2.hf.processors import jinja
 from projects.llava_sam2.hf.shards import parse_size
-from projects.llava_sam2.hf.writing import export, jinja
+from projects.llava_sam2.hf.writing import export
 from projects.llava_sam2.models.heads import ConceptHead, seg_projector
 from tests.llava_sam2.datasets.tiny import picture, save_jpeg, write_tokenizer
 from tests.llava_sam2.hf import toy_export
@@ -258,10 +259,10 @@ def test_no_checkpoint_and_another_models(tmp_path, trained, capsys):
 
 
 def test_a_failure_leaves_nothing_and_an_old_export_as_it_was(tmp_path, model, monkeypatch):
-    def fail(*args):
+    def fail(*args, **options):
         raise OSError("disk full")
 
-    monkeypatch.setattr(writing, "_write_tokenizer", fail)
+    monkeypatch.setattr(writing, "write_processor", fail)
     out = tmp_path / "out"
     with pytest.raises(OSError, match="disk full"):
         export(model, out)
