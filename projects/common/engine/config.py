@@ -14,6 +14,7 @@ validation        interval (as above), benchmarks, max_items, best, higher_is_be
 ema               decay, warmup                             watchdog: minutes
 on_bad_loss       "stop" or "skip" a step whose loss is not finite
 precision         "fp32" or "bf16"                          seed, data_root, load_from
+sequence_parallel_size   ranks that share the tokens of a batch, 1 by default
 vis_backends      mmengine's, TensorBoard by default        custom_hooks, find_unused_parameters
 """
 
@@ -23,7 +24,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_type_hints
 
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
@@ -62,6 +63,7 @@ KNOWN_KEYS = (
     "watchdog",
     "on_bad_loss",
     "precision",
+    "sequence_parallel_size",
     "seed",
     "data_root",
     "load_from",
@@ -124,13 +126,16 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def check_config(tree: dict[str, Any], *, train: bool = True, zero_stage: int = 0) -> None:
+def check_config(
+    tree: dict[str, Any], *, train: bool = True, zero_stage: int = 0, processes: int | None = None
+) -> None:
     """Find all mistakes before anything is built.
 
     Args:
         tree: of :func:`plain`.
         train: whether the training sections must be there.
         zero_stage: of DeepSpeed, 0 without it.
+        processes: of the run; None where that is not known yet.
 
     Raises:
         ValueError: all mistakes, each with its key path.
@@ -145,6 +150,7 @@ def check_config(tree: dict[str, Any], *, train: bool = True, zero_stage: int = 
     if train:
         found += list(_rhythm_mistakes(tree))
         found += list(_validation_mistakes(tree, zero_stage))
+        found += list(_sequence_mistakes(tree, processes))
     registry.raise_mistakes(found)
 
 
@@ -292,6 +298,21 @@ def _validation_mistakes(tree: dict[str, Any], zero_stage: int) -> Iterator[str]
             yield f"validation.{key}: {validation[key]!r} is no whole number from 1 on"
     if validation["min_delta"] < 0:
         yield f"validation.min_delta: {validation['min_delta']} must not be negative"
+
+
+def _sequence_mistakes(tree: dict[str, Any], processes: int | None) -> Iterator[str]:
+    size = tree.get("sequence_parallel_size", 1)
+    if not _is_count(size):
+        yield f"sequence_parallel_size: {size!r} is no whole number from 1 on"
+        return
+    if processes is not None and processes % size:
+        yield f"sequence_parallel_size: {size} does not divide the {processes} processes of the run"
+    target = registry.find(tree.get("model", {}).get("type"))
+    if size == 1 or target is None:
+        return
+    made = target if isinstance(target, type) else get_type_hints(target).get("return")
+    if not getattr(made, "shares_sequences", False):
+        yield f"sequence_parallel_size: {getattr(made, '__name__', made)} has no text to share out"
 
 
 def _metric_mistakes(best: str, benchmarks: dict[str, Any]) -> Iterator[str]:

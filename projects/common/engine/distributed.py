@@ -26,6 +26,12 @@ def infer_launcher() -> str:
     return "none"
 
 
+def planned_processes(launcher: str) -> int:
+    """How many processes the run has, before they know each other."""
+    variable = {"pytorch": "WORLD_SIZE", "slurm": "SLURM_NTASKS"}.get(launcher)
+    return int(os.environ.get(variable, "1")) if variable else 1
+
+
 def init_distributed(launcher: str, *, always: bool = False) -> None:
     """Start the process group (nccl with CUDA, gloo without) and choose this rank's device.
 

@@ -32,6 +32,7 @@ class TrainableModel(BaseModel):
     """
 
     precision: str = "fp32"
+    shares_sequences: bool = False  # whether sequence_parallel_size above 1 means anything
 
     def __init__(self) -> None:
         super().__init__(data_preprocessor=BatchToDevice())

@@ -11,7 +11,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import FlexibleRunner
 from torch import nn
 
-from projects.common import registry
+from projects.common import registry, sequence
 from projects.common.engine import checkpoints
 from projects.common.engine.bad_loss import SkippingOptimWrapper
 from projects.common.engine.best import Best
@@ -19,9 +19,9 @@ from projects.common.engine.config import EMA, WATCHDOG, check_config, plain, sc
 from projects.common.engine.distributed import (
     barrier,
     get_rank,
-    get_world_size,
     infer_launcher,
     init_distributed,
+    planned_processes,
 )
 from projects.common.engine.ema import Ema
 from projects.common.engine.hooks.metrics import FILE, append_line
@@ -104,13 +104,15 @@ def build_runner(
         FileNotFoundError: a checkpoint that is not there.
     """
     tree = plain(cfg)
-    check_config(tree, zero_stage=zero_stage(deepspeed))
-    work_dir = Path(work_dir).absolute()
     launcher = launcher or infer_launcher()
+    processes = planned_processes(launcher)
+    check_config(tree, zero_stage=zero_stage(deepspeed), processes=processes)
+    work_dir = Path(work_dir).absolute()
     init_distributed(launcher, always=deepspeed is not None)
     folder, news = _begin(work_dir, resume)
     seed = int(tree.get("seed", 0))
     strategy = _build_strategy(tree, work_dir, seed, launcher, deepspeed)
+    sequence.start(tree.get("sequence_parallel_size", 1))
     if news:
         strategy.logger.warning(news)
     loader = _build_loader(tree, seed)
@@ -174,7 +176,8 @@ def _build_strategy(tree, work_dir: Path, seed: int, launcher: str, deepspeed):
             accumulate=optim.get("accumulative_counts", 1),
             max_norm=_max_norm(optim.get("clip_grad")),
         )
-        return zero.ZeroStrategy(config=config, **common)
+        ranks = tree.get("sequence_parallel_size", 1)
+        return zero.ZeroStrategy(config=config, sequence_parallel_size=ranks, **common)
     if launcher == "none":
         return SingleStrategy(**common)
     unused = tree.get("find_unused_parameters", False)
@@ -208,8 +211,8 @@ def _build_loader(tree: dict[str, Any], seed: int):
         max_epochs=length.get("max_epochs"),
         multiple_of=tree["optim_wrapper"].get("accumulative_counts", 1),
         seed=seed,
-        rank=get_rank(),
-        world_size=get_world_size(),
+        rank=sequence.data_rank(),
+        world_size=sequence.data_ranks(),
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from mmengine.hooks import Hook
 
-from projects.common.engine.distributed import get_rank
+from projects.common import sequence
 
 
 def seed_everything(*numbers: int) -> None:
@@ -36,7 +36,7 @@ def undisturbed_randomness() -> Iterator[None]:
 
 class StepSeedHook(Hook):
     """Seeds each step from (seed, step, rank), so that dropout after a resume is what it would
-    have been without the interruption."""
+    have been without the interruption. Ranks that share a sequence count as one."""
 
     priority = "VERY_HIGH"
 
@@ -44,4 +44,4 @@ class StepSeedHook(Hook):
         self.seed = seed
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
-        seed_everything(self.seed, batch_idx, get_rank())
+        seed_everything(self.seed, batch_idx, sequence.data_rank())

@@ -43,6 +43,7 @@ from projects.llava_sam2.hf.placeholder import byte_tokenizer
 from projects.llava_sam2.hf.shards import TensorFolder, fill, plan
 from projects.llava_sam2.models.adapter import cast_weights
 from projects.llava_sam2.models.mllm import InternVL
+from projects.llava_sam2.models.sequence import check_language
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +111,7 @@ def internvl_from_folder(
         tokenizer = tokenizer or own_tokenizer(folder, grounded=_is_grounded(said))
         check_tokenizer(tokenizer, config, where=str(folder), grounded=_is_grounded(said))
         check_template(tokenizer, template)
+        check_language(config.text_config, where=str(folder))
         model, report = load_internvl(folder, said, config, dtype=DTYPES.get(dtype))
         logger.info("%s", report)
     model.config.image_token_id = token_id(tokenizer, IMAGE_CONTEXT)

@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from projects.common import sequence
 from projects.common.conversation import (
     REGION_END,
     REGION_START,
@@ -35,6 +36,7 @@ from projects.common.partition import cut, whole
 from projects.llava_sam2.models.generation import Generated, generate
 from projects.llava_sam2.models.language_loss import LanguageLoss
 from projects.llava_sam2.models.recompute import recompute_layers
+from projects.llava_sam2.models.sequence import prepare, run_in_parts
 from projects.llava_sam2.models.visual_tokens import (
     Grid,
     VisualTokens,
@@ -93,6 +95,7 @@ class LanguageAdapter(nn.Module, ABC):
         self.cross_entropy = loss or LanguageLoss()
         grow_vocabulary(model, len(tokenizer))
         self.model = model
+        prepare(self.language_model)
         if gradient_checkpointing:
             recompute_layers(model)
         for name, values in (("mean", self.image_mean), ("std", self.image_std)):
@@ -251,6 +254,8 @@ class LanguageAdapter(nn.Module, ABC):
         inputs = self.inputs(
             input_ids, attention_mask, pixel_values, visual=visual, grids=grids, regions=regions
         )
+        if self.training and sequence.size() > 1:
+            return run_in_parts(self.language_model, inputs)
         return self.language_model(**inputs, use_cache=False).last_hidden_state
 
     def language_loss(

@@ -50,6 +50,8 @@ class Sa2VA(TrainableModel):
             trains with memory beside a decoder that is kept for propagation.
     """
 
+    shares_sequences = True
+
     def __init__(
         self,
         *,

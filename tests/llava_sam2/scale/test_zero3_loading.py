@@ -91,15 +91,14 @@ def test_a_missing_tensor_ends_all_ranks_before_any_is_read(folder, tmp_path, mo
     broken.mkdir()
     for file in folder.iterdir():
         (broken / file.name).write_bytes(file.read_bytes())
-    file = sorted(broken.glob("*.safetensors"))[0]
-    state = load_file(file)
-    lost = next(name for name in state if "language_model.model.layers" in name)
-    del state[lost]
-    save_file(state, file, metadata={"format": "pt"})
     index = broken / "model.safetensors.index.json"
     places = json.loads(index.read_text())
-    del places["weight_map"][lost]
+    lost = next(name for name in places["weight_map"] if "language_model.model.layers" in name)
+    file = broken / places["weight_map"].pop(lost)
     index.write_text(json.dumps(places))
+    state = load_file(file)
+    del state[lost]
+    save_file(state, file, metadata={"format": "pt"})
     monkeypatch.setenv(parts.FOLDER, str(broken))
     done, work_dir, peaks = run(tmp_path, "run", *ZERO_3, processes=2)
     assert 0 not in done.exit_codes and not peaks
