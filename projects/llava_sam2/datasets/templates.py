@@ -2,7 +2,8 @@
 
 ``{phrase}`` is the expression without the determiner it begins with. A small model that must say
 the words that tell objects apart right behind [SEG] ("[SEG] red circle") has to know them at [SEG];
-behind "[SEG] the" it has not.
+behind "[SEG] the" it has not. But only the word that comes next: ``{words}`` are those of the phrase
+in an order that is drawn, so that any of them may come next and all must be known.
 
 A recipe picks a list or brings its own; each answer that is to give a mask holds one ``[SEG]``.
 What is not there is denied in words, without ``[SEG]``: no mask is made, none is trained.
@@ -10,6 +11,7 @@ What is not there is denied in words, without ``[SEG]``: no mask is made, none i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -143,7 +145,8 @@ class Templates:
         answers = self.answers if present else self.absent
         question = self.questions[int(generator.integers(len(self.questions)))]
         answer = answers[int(generator.integers(len(answers)))]
-        return _fill(question, expression), _fill(answer, expression)
+        words = " ".join(generator.permutation(_phrase(expression).split()))
+        return _fill(question, expression), _fill(answer, expression, words)
 
     def first(self, expression: str) -> tuple[str, str]:
         """The first question and answer: what evaluation uses, so that it is the same each time."""
@@ -168,8 +171,13 @@ _NAMED = {
 }
 
 
-def _fill(template: str, expression: str) -> str:
-    # not str.format: an expression or a template may hold other braces
+def _fill(template: str, expression: str, words: str | None = None) -> str:
+    # not str.format, and all at once: an expression or a template may hold other braces
+    phrase = _phrase(expression)
+    values = {"expression": expression, "phrase": phrase, "words": words or phrase}
+    return re.sub(r"\{(expression|phrase|words)\}", lambda slot: values[slot[1]], template)
+
+
+def _phrase(expression: str) -> str:
     first, _, rest = expression.partition(" ")
-    phrase = rest if rest and first.lower() in _DETERMINERS else expression
-    return template.replace("{expression}", expression).replace("{phrase}", phrase)
+    return rest if rest and first.lower() in _DETERMINERS else expression
