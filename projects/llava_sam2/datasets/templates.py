@@ -2,8 +2,8 @@
 
 ``{phrase}`` is the expression without the determiner it begins with. A small model that must say
 the words that tell objects apart right behind [SEG] ("[SEG] red circle") has to know them at [SEG];
-behind "[SEG] the" it has not. But only the word that comes next: ``{words}`` are those of the phrase
-in an order that is drawn, so that any of them may come next and all must be known.
+behind "[SEG] the" it has not. But only the word that comes next: ``{words}`` are those of the
+phrase in an order that is drawn, so that any of them may come next and all must be known.
 
 A recipe picks a list or brings its own; each answer that is to give a mask holds one ``[SEG]``.
 What is not there is denied in words, without ``[SEG]``: no mask is made, none is trained.
