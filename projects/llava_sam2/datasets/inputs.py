@@ -54,7 +54,7 @@ class GroundingInputs:
     ) -> None:
         if tiles.most * tokens_per_tile >= max_length:
             raise ValueError(
-                f"an image may take {tiles.most:g} tiles of {tokens_per_tile} tokens, and "
+                f"an image may take {tiles.most} tiles of {tokens_per_tile} tokens, and "
                 f"max_length={max_length} leaves no room for words: raise it, or use fewer tiles"
             )
         self.tokenizer = tokenizer

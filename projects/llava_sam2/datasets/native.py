@@ -41,9 +41,9 @@ class NativeResolution:
         self.max_tokens = max_tokens
 
     @property
-    def most(self) -> float:
-        """The largest image, counted in video frames."""
-        return self.max_tokens * self.token**2 / self.size**2
+    def most(self) -> int:
+        """The largest image, counted in video frames and rounded up."""
+        return math.ceil(self.max_tokens * self.token**2 / self.size**2)
 
     def __repr__(self) -> str:
         return (

@@ -52,7 +52,7 @@ class Tiles(Protocol):
     """
 
     size: int
-    most: float  # tiles of an image at most
+    most: int  # tiles of an image at most
 
     def count(self, height: int, width: int) -> float:
         """Tiles of an image of this size."""
