@@ -103,6 +103,7 @@ def collate_grounding(samples: Sequence[GroundingSample], *, pad_id: int = 0) ->
         raise ValueError(f"a batch holds one task, got {tasks or 'no samples'}")
     for sample in samples:
         _check(sample)
+    _check_widths(samples)
     length = max(len(sample.input_ids) for sample in samples)
     input_ids = torch.full((len(samples), length), pad_id, dtype=torch.int64)
     labels = torch.full((len(samples), length), IGNORE_INDEX, dtype=torch.int64)
@@ -143,6 +144,20 @@ def _together(parts: Sequence[Tensor | None]) -> Tensor | list[Tensor] | None:
 def _concatenate(parts: Sequence[Tensor | None]) -> Tensor | None:
     present = [part for part in parts if part is not None]
     return torch.cat(present) if present else None
+
+
+def _check_widths(samples: Sequence[GroundingSample]) -> None:
+    """Features of one batch come from one encoder."""
+    first = None
+    for sample in samples:
+        if sample.features is None:
+            continue
+        first = first or sample
+        if sample.features.shape[1] != first.features.shape[1]:
+            raise ValueError(
+                f"{first.name} has features {first.features.shape[1]} wide, {sample.name} "
+                f"{sample.features.shape[1]}; they belong to different encoders"
+            )
 
 
 def _check(sample: GroundingSample) -> None:

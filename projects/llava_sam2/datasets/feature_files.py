@@ -13,6 +13,7 @@ import functools
 import json
 import os
 import pickle
+import struct
 import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -91,6 +92,20 @@ def check_rate(root: Path, fps: float) -> None:
         )
 
 
+def check_width(path: Path, width: int) -> None:
+    """Raise where a file's features are not as wide as the note of its folder says.
+
+    Raises:
+        ValueError: naming the file and both widths.
+    """
+    note = read_note(path.parent)
+    if note is not None and note.width != width:
+        raise ValueError(
+            f"{path}: features {width} wide, those of its folder are {note.width} ({NOTE}); it was "
+            "made by another encoder: make it anew"
+        )
+
+
 def load_features(path: Path, *, mmap: bool = False) -> Tensor:
     """The tensor of a file, [frames, width]. Nothing in the file is executed.
 
@@ -104,7 +119,7 @@ def load_features(path: Path, *, mmap: bool = False) -> Tensor:
         raise FileNotFoundError(f"{path}: no features of video {path.stem}")
     try:
         features = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except _BROKEN as error:
         raise ValueError(f"{path}: not a file of one tensor ({error}); make it anew") from error
     if not isinstance(features, Tensor) or features.ndim != 2 or not features.is_floating_point():
         raise ValueError(
@@ -113,6 +128,21 @@ def load_features(path: Path, *, mmap: bool = False) -> Tensor:
     if not len(features):
         raise ValueError(f"{path}: no frames; make it anew")
     return features
+
+
+# What torch's reader of plain data raises on files that are cut, or are something else.
+_BROKEN = (
+    pickle.UnpicklingError,
+    struct.error,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def count_frames(root: Path, video: str) -> int:

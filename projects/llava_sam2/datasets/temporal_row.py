@@ -13,6 +13,7 @@ from torch import Tensor
 from projects.common.packed import Packed
 from projects.llava_sam2.datasets.feature_files import (
     check_rate,
+    check_width,
     count_frames,
     load_features,
     read_note,
@@ -62,6 +63,7 @@ def read_features(row: TemporalRow, *, fps: float, tolerance: float = TOLERANCE)
     path = row.features
     features = load_features(path)
     check_rate(path.parent, fps)
+    check_width(path, features.shape[1])
     if row.segments is not None:
         features = features[: round(row.segments.duration * fps)]
         tolerance = row.segments.seconds  # the last segment of a video may be a short one

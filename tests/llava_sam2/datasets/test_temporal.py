@@ -12,6 +12,8 @@ import torch
 from projects.common.conversation import FRAME_DIGITS, load_shared_tokenizer, load_tokenizer
 from projects.common.samplers import Draw
 from projects.llava_sam2.datasets import temporal_rows
+from projects.llava_sam2.datasets.collate import collate
+from projects.llava_sam2.datasets.feature_files import FeatureNote, load_features
 from projects.llava_sam2.datasets.frame_samplers import RandomFrames, UniformFrames
 from projects.llava_sam2.datasets.temporal import (
     TemporalDataset,
@@ -22,6 +24,7 @@ from projects.llava_sam2.datasets.temporal import (
 )
 from projects.llava_sam2.datasets.temporal_row import TemporalRow, read_features
 from projects.llava_sam2.datasets.temporal_rows import charades_rows, time_token_rows
+from projects.llava_sam2.structures import GroundingSample
 from tests.llava_sam2.datasets import tiny
 from tests.llava_sam2.datasets.tiny import write_tokenizer
 
@@ -209,6 +212,39 @@ def test_a_cut_feature_file_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:1500])
     with pytest.raises(ValueError, match=r"AAAAA\.pt: not a file of one tensor"):
         read_features(row_of(path), fps=10, tolerance=2)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_feature_files_that_are_cut_or_spoilt_anywhere(tmp_path, zipped):
+    path = tmp_path / "AAAAA.pt"
+    torch.save(torch.ones(12, 8), path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    for length in range(0, len(whole) - 1, 23):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"AAAAA\.pt: not a file of one tensor"):
+            load_features(path)
+    for place in range(0, len(whole), 17):  # of the numbers, any is one; nothing else gets by
+        path.write_bytes(whole[:place] + b"\xff" + whole[place + 1 :])
+        try:
+            assert load_features(path).ndim == 2
+        except ValueError as error:
+            assert str(path) in str(error)
+
+
+def test_features_of_another_width(tmp_path):
+    save_features(tmp_path, "AAAAA", 240)
+    row = row_of(tmp_path / "AAAAA.pt")
+    width = read_features(row, fps=10).shape[1]
+    FeatureNote(10.0, "another one", width + 1, {"AAAAA": 240}).write(tmp_path)
+    with pytest.raises(ValueError, match=rf"AAAAA\.pt: features {width} wide, .* {width + 1}"):
+        read_features(row, fps=10)
+    ids = torch.ones(3, dtype=torch.int64)
+    samples = [
+        GroundingSample("temporal", name, ids, ids, features=torch.ones(4, width))
+        for name, width in (("a", 8), ("b", 8), ("c", 9))
+    ]
+    with pytest.raises(ValueError, match="a has features 8 wide, c 9; they belong to different"):
+        collate(samples)
 
 
 def test_without_a_duration_the_event_must_lie_within(tmp_path):
