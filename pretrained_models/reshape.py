@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script from anywhere
 
 from projects.common.checkpoint import read_state  # noqa: E402
+from projects.common.whole_file import whole_file  # noqa: E402
 from projects.sam2_video.modeling.meta_weights import (  # noqa: E402
     from_meta_names,
     resample_memory_slots,
@@ -47,12 +47,8 @@ def reshape(source: Path, *, slots: int, output: Path, force: bool = False) -> t
     if not before:
         raise ValueError(f"{source} is not a SAM 2 checkpoint for video: it lacks {TABLE}")
     state[TABLE] = resample_memory_slots(state[TABLE], slots)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
-        torch.save({"model": state}, temporary)
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(output) as partial, partial.open("wb") as file:
+        torch.save({"model": state}, file)  # to a path, a full disk would be an internal error
     return before, slots
 
 

@@ -117,5 +117,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (FileNotFoundError, ValueError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(str(error))

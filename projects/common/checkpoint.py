@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from projects.common.partition import full_shape, is_cut, whole
+from projects.common.whole_file import whole_file
 
 State = dict[str, Tensor]
 
@@ -283,13 +284,10 @@ def save_safetensors(
     metadata: dict[str, str] | None = None,
 ) -> None:
     """Write tensors to ``path``, whole or not at all."""
-    path = Path(path)
     # safetensors refuses tensors that share memory; a file has no use for the sharing
     plain = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(plain, temporary, metadata=metadata)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as partial:
+        try:
+            save_file(plain, partial, metadata=metadata)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error

@@ -8,7 +8,6 @@ on the grid between pixels, so (0, 0) is the outer corner of the first pixel.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from pycocotools import mask as coco
+
+from projects.common.whole_file import whole_file
 
 Rle = dict[str, Any]
 
@@ -323,10 +324,8 @@ def _read_png(path: str | Path, modes: Sequence[str]) -> np.ndarray:
 
 
 def _save_png(path: str | Path, image: Image.Image) -> None:
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    image.save(partial, format="PNG")
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        image.save(partial, format="PNG")
 
 
 def _davis_palette() -> list[int]:

@@ -16,6 +16,8 @@ import decord
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from projects.common.whole_file import whole_file
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -46,10 +48,8 @@ def image_size(path: str | Path) -> tuple[int, int]:
 def write_jpeg(path: str | Path, image: np.ndarray, quality: int = 95) -> None:
     """Write RGB uint8 [H, W, 3] as JPEG, whole or not at all."""
     _check_frame(image, str(path))
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    Image.fromarray(image).save(partial, format="JPEG", quality=quality)
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        Image.fromarray(image).save(partial, format="JPEG", quality=quality)
 
 
 class ImageSequence:

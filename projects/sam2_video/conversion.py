@@ -36,6 +36,7 @@ from projects.common.engine.checkpoints import (
     weights_file,
 )
 from projects.common.freezing import has_lora, merge_lora
+from projects.common.whole_file import whole_file
 from projects.sam2_video.modeling.blocks import Sam2, build_sam2
 from projects.sam2_video.modeling.config import sam2_config
 from projects.sam2_video.modeling.meta_weights import to_meta_names
@@ -336,13 +337,8 @@ def _write_meta(target: Path, state: State, config: Sam2VideoConfig, report: Con
         f"{POINT_CODES[0]} left out: Meta's files hold the point code once, as {POINT_CODES[1]}"
     )
     whole = {key: value.contiguous().clone() for key, value in named.items()}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        torch.save({"model": whole}, temporary)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(target) as partial, partial.open("wb") as file:
+        torch.save({"model": whole}, file)  # to a path, a full disk would be an internal error
 
 
 def _write_ours(target: Path, state: State, config: Sam2VideoConfig, report: Conversion) -> None:

@@ -155,5 +155,5 @@ def _settings(args: argparse.Namespace) -> dict[str, object]:
 if __name__ == "__main__":
     try:
         main()
-    except (FileNotFoundError, ValueError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(str(error))

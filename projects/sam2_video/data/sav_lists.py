@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from projects.common.scenes import THRESHOLD, count_scene_changes
 from projects.common.video import decode_frames
+from projects.common.whole_file import whole_file
 from projects.sam2_video.data.sav import SavSource
 
 OBJECTS_FILE = "sav_video_obj_ids.txt"
@@ -132,6 +132,5 @@ def write_scenes(path: Path, facts: list[VideoFacts], top: int) -> int:
 
 
 def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(f".tmp_{path.name}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")

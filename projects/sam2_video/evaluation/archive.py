@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from projects.common.whole_file import whole_file
 from projects.sam2_video.data.sources import require_all
 
 
@@ -21,13 +21,9 @@ def zip_predictions(
     root, path = Path(root), Path(path)
     missing = [str(root / name) for name in videos if not (root / name).is_dir()]
     require_all(missing, "predicted videos", "run the inference to its end, all shards")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".tmp_{path.name}")
-    count = 0
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:  # PNGs are compressed
-        for name in videos:
-            for file in sorted((root / name).rglob("*.png")):
+    files = [file for name in videos for file in sorted((root / name).rglob("*.png"))]
+    with whole_file(path) as partial:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:  # PNGs are compressed
+            for file in files:
                 archive.write(file, Path(folder) / file.relative_to(root))
-                count += 1
-    os.replace(partial, path)
-    return count
+    return len(files)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from projects.common.whole_file import whole_file
 from projects.sam2_video.evaluation.folders import FolderScores
 from projects.sam2_video.evaluation.scorer import ObjectScore, mean_scores
 
@@ -118,7 +118,5 @@ def _row(video: str, name: str, score: ObjectScore) -> dict[str, Any]:
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".tmp_{path.name}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
