@@ -1,82 +1,152 @@
-"""What a config needs of each GPU, before it runs there: ``tools/train.py --estimate-memory``.
+"""What a config needs of each GPU, counted before anything runs: ``tools/estimate_memory.py``.
 
-Weights, gradients and optimizer state are counted; activations depend on the data, so where there
-is a GPU one step is run on it and its peak is measured.
+parameters that train or not, ZeRO stage, offload ─► bytes that stay through a step
+a step on tensors without contents (fake_step.py) ─► activations, at their peak
+                                                     └─► sum ─► which cards it fits, or what to try
 """
 
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
-from mmengine.config import Config
 from torch import nn
 
 from projects.common import registry
 from projects.common.engine.checkpoints import names_to_save
-from projects.common.engine.config import check_config, plain
-from projects.common.engine.loader import build_train_loader
-from projects.common.engine.model import TrainableModel, build_model
+from projects.common.engine.fake_step import Held
 from projects.common.freezing import trainable_table
 
-_FLOAT = 4  # bytes: weights, gradients and averages are float32 with every precision
+_FLOAT = 4  # bytes: gradients and averages are float32 with every precision
 BUCKET = 500_000_000  # DeepSpeed's largest bucket, in elements
+GATHERED = 1_000_000_000  # elements that ZeRO-3 keeps gathered at most, its default
+RESERVED = 2**30  # bytes of a card that CUDA, its libraries and NCCL take before the first tensor
+FRAGMENTS = 0.05  # of the activations: what the allocator cannot use again
+CARDS = {"80 GB": 79.1, "40 GB": 39.4, "24 GB": 23.5}  # GiB that a card of that name has
+Offload = Literal["none", "optimizer", "all"]
+OFFLOADS = ("none", "optimizer", "all")
 
 
-def estimate_memory(cfg: Config, *, gpus: int, zero_stage: int) -> str:
-    """A report: parameters per part, bytes per GPU, size of a checkpoint, measured peak.
+@dataclass(frozen=True)
+class Run:
+    """How a config is to be run.
+
+    Attributes:
+        gpus: processes.
+        zero_stage: of DeepSpeed; 0 is plain data parallelism.
+        offload: what lies in the host's memory: ``none``, ``optimizer`` (its state, the gradients
+            and weights that it updates) or ``all`` (weights too).
+    """
+
+    gpus: int = 1
+    zero_stage: int = 0
+    offload: Offload = "none"
+
+    def __post_init__(self) -> None:
+        if self.gpus < 1:
+            raise ValueError(f"{self.gpus} GPUs: give their number, from 1 on")
+        if self.zero_stage not in (0, 1, 2, 3):
+            raise ValueError(f"ZeRO has the stages 1, 2 and 3 (0: without), not {self.zero_stage}")
+        if self.offload not in OFFLOADS:
+            raise ValueError(f"offload {self.offload!r} is none of {', '.join(OFFLOADS)}")
+        if self.offload == "all" and self.zero_stage != 3:
+            raise ValueError("offload 'all' moves weights to the host, which takes ZeRO-3")
+        if self.offload == "optimizer" and self.zero_stage == 0:
+            raise ValueError("offload 'optimizer' takes ZeRO-1, 2 or 3")
+
+    def __str__(self) -> str:
+        name = f"ZeRO-{self.zero_stage}" if self.zero_stage else "data parallelism"
+        moved = "" if self.offload == "none" else f", offload of {self.offload}"
+        return f"{name} on {self.gpus}{moved}"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes per GPU.
+
+    Attributes:
+        parameters, trainable: numbers of the model.
+        stays: what stays through a step, by what it is.
+        steps: activations of each kind of batch.
+        host: bytes that each process keeps in the host's memory.
+    """
+
+    run: Run
+    parameters: int
+    trainable: int
+    stays: Mapping[str, int]
+    steps: Mapping[str, Held]
+    host: int
+
+    @property
+    def activations(self) -> int:
+        return max((held.peak for held in self.steps.values()), default=0)
+
+    @property
+    def total(self) -> int:
+        """With what the card and its allocator take beside tensors."""
+        return round(sum(self.stays.values()) + self.activations * (1 + FRAGMENTS)) + RESERVED
+
+    def fits(self, card: str) -> bool:
+        return self.total <= CARDS[card] * 2**30
+
+
+def needs(
+    model: nn.Module, steps: Mapping[str, Held], run: Run, *, optimizer: Mapping, ema: bool
+) -> Needs:
+    """What a run needs.
 
     Args:
-        cfg: of ``load_config``.
-        gpus: processes of the run.
-        zero_stage: of DeepSpeed; 0 is plain data parallelism.
-
-    Raises:
-        ValueError: mistakes in the config.
+        model: its ``requires_grad`` say what trains; tensors may be without contents.
+        steps: of ``fake_step``, by what is in the batch.
+        optimizer: its config.
+        ema: whether the run averages its weights.
     """
-    tree = plain(cfg)
-    check_config(tree, zero_stage=zero_stage)
-    model = build_model(tree, int(tree.get("seed", 0)))
-    run: dict[str, Any] = {
-        "state_per_element": _optimizer_state(tree["optim_wrapper"]["optimizer"]),
-        "zero_stage": zero_stage,
-        "ema": tree.get("ema") is not None,
-    }
-    sizes = training_bytes(model, gpus=gpus, **run)
-    launcher = f"ZeRO-{zero_stage}" if zero_stage else "data parallelism"
-    lines = [trainable_table(model), "", f"per GPU, {launcher} on {gpus}:"]
-    lines += [f"  {name:<18}{_readable(size):>12}" for name, size in sizes.items()]
-    lines.append(f"  {'sum':<18}{_readable(sum(sizes.values())):>12}  and activations")
-    lines.append(f"a checkpoint: {_readable(checkpoint_bytes(model, **run))}")
-    if torch.cuda.is_available():
-        peak = _measure_step(tree, model)
-        lines.append(
-            f"one step on this GPU (weights, gradients, activations): peak {_readable(peak)}; "
-            f"add optimizer state, average and buckets: {_readable(peak + _beside_step(sizes))}"
-        )
-    else:
-        lines.append("activations: no GPU here to measure them on")
-    return "\n".join(lines)
+    state = optimizer_bytes(optimizer)
+    stays = training_bytes(
+        model,
+        state_per_element=state,
+        gpus=run.gpus,
+        zero_stage=run.zero_stage,
+        ema=ema,
+        offload=run.offload,
+    )
+    everything = training_bytes(
+        model, state_per_element=state, gpus=run.gpus, zero_stage=run.zero_stage, ema=ema
+    )
+    host = sum(everything[name] - stays[name] for name in everything)
+    parameters = sum(p.numel() for p in model.parameters())
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return Needs(run, parameters, trainable, stays, dict(steps), host)
 
 
 def training_bytes(
-    model: nn.Module, *, state_per_element: float, gpus: int, zero_stage: int, ema: bool
+    model: nn.Module,
+    *,
+    state_per_element: float,
+    gpus: int,
+    zero_stage: int,
+    ema: bool,
+    offload: Offload = "none",
 ) -> dict[str, int]:
     """Bytes per GPU that stay through a step, by what they are.
 
     Args:
         model: its ``requires_grad`` say what trains.
         state_per_element: bytes of optimizer state of one trainable number.
-        gpus, zero_stage, ema: of the run.
+        gpus, zero_stage, ema, offload: of the run.
     """
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    elements = sum(p.numel() for p in model.parameters())
     stored = sum(p.numel() * p.element_size() for p in model.parameters())
-    weights = stored / gpus if zero_stage == 3 else stored
     buffers = sum(b.numel() * b.element_size() for b in model.buffers())
+    weights = stored / gpus if zero_stage == 3 else stored
     gradients = trainable * _FLOAT
     sizes = {
-        "weights, buffers": weights + buffers,
+        "weights, buffers": (0 if offload == "all" else weights) + buffers,
         "gradients": gradients / gpus if zero_stage >= 2 else gradients,
         "optimizer state": trainable * state_per_element / (gpus if zero_stage else 1),
     }
@@ -85,12 +155,17 @@ def training_bytes(
         sizes["gradient buckets"] = 2 * min(trainable, BUCKET) * _FLOAT  # two, to overlap
     elif gpus > 1:
         sizes["gradient buckets"] = gradients
+    if zero_stage == 3:
+        sizes["gathered weights"] = stored * min(1, GATHERED / max(elements, 1))
     if ema:
         sizes["average"] = trainable * _FLOAT
+    if offload != "none":
+        for name in ("optimizer state", "own share, float32", "gradients"):
+            sizes[name] = 0
     return {name: round(size) for name, size in sizes.items()}
 
 
-def _optimizer_state(config: dict[str, Any]) -> float:
+def optimizer_bytes(config: Mapping[str, Any]) -> float:
     """Bytes of state of one number, found by a step of that optimizer on a small tensor."""
     probe = nn.Parameter(torch.zeros(64, 64))
     settings = {key: value for key, value in config.items() if key != "type"}
@@ -114,27 +189,71 @@ def checkpoint_bytes(
     return round(weights * (2 if ema else 1) + trainable * per_element)
 
 
-def _beside_step(sizes: dict[str, int]) -> int:
-    in_step = ("weights, buffers", "gradients")
-    return sum(size for name, size in sizes.items() if name not in in_step)
+def report(
+    model: nn.Module, needed: Needs, others: Mapping[str, Needs], checkpoint: int, hints: str
+) -> str:
+    """A page: parameters by part, bytes by kind and by batch, what it fits.
+
+    Args:
+        others: the same config run otherwise, by what to say on the command line.
+        checkpoint: bytes of a checkpoint.
+        hints: how this kind of model can do with less activations.
+    """
+    return "\n".join([*_lines(model, needed, checkpoint), *_verdict(needed, others, hints)])
 
 
-def _measure_step(tree: dict[str, Any], model: TrainableModel) -> int:
-    """Peak bytes of a forward and backward pass of the run's first batch."""
-    loader = build_train_loader(
-        **{**tree["train_dataloader"], "num_workers": 0},
-        max_steps=1,
-        max_epochs=None,
-        seed=int(tree.get("seed", 0)),
-        rank=0,
-        world_size=1,
-    )
-    model.cuda().train()
-    torch.cuda.reset_peak_memory_stats()
-    losses = model(**model.data_preprocessor(next(iter(loader)), True), mode="loss")
-    model.parse_losses(losses)[0].backward()
-    return torch.cuda.max_memory_allocated()
+def _lines(model: nn.Module, needed: Needs, checkpoint: int) -> Iterator[str]:
+    yield from (trainable_table(model), "", f"per GPU, {needed.run}:")
+    for name, size in needed.stays.items():
+        yield f"  {name:<24}{readable(size):>12}"
+    yield f"  {'activations, peak':<24}{readable(needed.activations):>12}"
+    yield f"  {'fragments, CUDA (assumed)':<24}{readable(_beside(needed)):>11}"
+    yield f"  {'sum':<24}{readable(needed.total):>12}"
+    if needed.host:
+        yield f"  {'host, per process':<24}{readable(needed.host):>12}"
+    yield from ("", "activations by batch: held for backward, peak")
+    for name, held in needed.steps.items():
+        yield f"  {readable(held.forward):>12}{readable(held.peak):>12}  {name}"
+    yield from ("", f"a checkpoint: {readable(checkpoint)}")
 
 
-def _readable(size: float) -> str:
+def _beside(needed: Needs) -> int:
+    return needed.total - sum(needed.stays.values()) - needed.activations
+
+
+def _verdict(needed: Needs, others: Mapping[str, Needs], hints: str) -> Iterator[str]:
+    """A line for each card; what else was counted and fits stands behind a no."""
+    for card in CARDS:
+        if needed.fits(card):
+            yield f"fits on {card}: yes"
+            continue
+        fitting = [name for name, other in others.items() if other.fits(card)]
+        tries = f"try {fitting[0]}" if fitting else f"try {hints}"
+        yield f"fits on {card}: no, {tries}"
+
+
+def table(rows: Sequence[tuple[str, Sequence[Needs]]]) -> str:
+    """Markdown, a row for each config: its size, its activations, and its sum in each run.
+
+    Args:
+        rows: name of a config, and what it needs in the same runs for all.
+    """
+    runs = [str(needed.run) for needed in rows[0][1]]
+    head = ["config", "parameters", "trained", "activations", *(f"{run}: sum" for run in runs)]
+    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
+    for name, needed in rows:
+        first = needed[0]
+        sums = [f"{readable(one.total)} ({_smallest(one)})" for one in needed]
+        millions = [f"{number / 1e6:,.0f} M" for number in (first.parameters, first.trainable)]
+        lines.append([name, *millions, readable(first.activations), *sums])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _smallest(needed: Needs) -> str:
+    """The smallest card that it fits."""
+    fitting = [card for card in CARDS if needed.fits(card)]
+    return fitting[-1] if fitting else "none"
+
+
+def readable(size: float) -> str:
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

@@ -12,6 +12,7 @@ from projects.common.engine.config import CHECKPOINT, VALIDATION
 from projects.common.engine.ema import EmaHook
 from projects.common.engine.hooks.checkpoint import CheckpointHook
 from projects.common.engine.hooks.finite import FiniteLossHook
+from projects.common.engine.hooks.first_steps import FirstStepsHook
 from projects.common.engine.hooks.history import HistoryHook
 from projects.common.engine.hooks.metrics import MetricsHook
 from projects.common.engine.hooks.samples import SampleEventsHook
@@ -39,7 +40,7 @@ def standard_hooks(
     saves = rhythm(checkpoint["interval"])
     rhythms, best = [], Best()
     finite = FiniteLossHook(on_bad_loss=tree.get("on_bad_loss", "stop"))
-    hooks: list[Hook] = [StepSeedHook(seed=seed), finite, SampleEventsHook()]
+    hooks: list[Hook] = [StepSeedHook(seed=seed), finite, SampleEventsHook(), FirstStepsHook()]
     if tree.get("ema") is not None:
         hooks.append(EmaHook(accumulate=accumulate))
     if tree.get("validation") is not None:
