@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from projects.common.engine.config import load_config, plain
+from projects.common.engine.memory import Run
 from projects.common.engine.model import build_model
 from projects.llava_sam2.estimate import Estimate, make_batch, without_files
 from projects.llava_sam2.hf.placeholder import byte_tokenizer
@@ -113,6 +114,19 @@ def test_recomputing_is_seen_on_cuda_too():
     assert recomputed.peak < 0.5 * plain.peak
     with pytest.raises(ValueError, match="no device 'tpu'"):
         Estimate(cfg, device="tpu")
+
+
+def test_a_released_size_is_estimated_from_its_name_alone():
+    estimate = Estimate(load_config(CONFIGS / "llava_sam2/configs/sec_4b.py"), tokens=2600)
+    needed = estimate.needs(Run(8, 2))
+    assert 3.7e9 < needed.parameters < 4.2e9
+    assert needed.trainable > 2 * 151_000 * 2048  # embeddings and lm_head among them
+    # bfloat16 of what is frozen, float32 of what trains
+    weights = 4 * needed.trainable + 2 * (needed.parameters - needed.trainable)
+    assert weights < needed.stays["weights, buffers"] < 1.2 * weights
+    assert list(estimate.steps) == ["concept: 8 x 48 words, 8 tiles, 1 masks on 1 frames"]
+    text = estimate.report(Run(8, 2))
+    assert "fits on 24 GB: no, try" in text and "concept: 8 x 48 words" in text
 
 
 def test_shapes_come_from_the_config():

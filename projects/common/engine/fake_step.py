@@ -108,7 +108,8 @@ class Shape(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        raise RuntimeError(f"{func} on a tensor without contents, outside of without_contents()")
+        """Outside of :func:`without_contents`, where nothing is counted."""
+        return _wrap(_on_meta(func, args, kwargs or {}))
 
 
 class _Shapes(TorchDispatchMode):
