@@ -177,7 +177,7 @@ eval_stage() {
 # The small job learns for fewer steps.
 declare -A SMALL_OPTIONS=(
     [stage1]="train_cfg.max_steps=400"
-    [stage2]="train_cfg.max_steps=500"
+    [stage2]="train_cfg.max_steps=750"
 )
 
 # ---- verbs ------------------------------------------------------------------------------------

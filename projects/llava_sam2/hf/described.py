@@ -18,6 +18,7 @@ from projects.llava_sam2.datasets.inputs import GroundingInputs
 from projects.llava_sam2.datasets.native import NativeResolution
 from projects.llava_sam2.models.heads import (
     BoxHead,
+    CategoryHead,
     ChatHead,
     ConceptHead,
     SegmentHead,
@@ -64,6 +65,7 @@ HEADS: dict[str, tuple[type[nn.Module], Callable[[Any], Said], Callable[..., nn.
     "box": (BoxHead, lambda head: {}, BoxHead),
     "chat": (ChatHead, lambda head: {}, ChatHead),
 }
+ONLY_TRAIN = (CategoryHead,)  # heads with weights that answer no question
 TILES = {
     "SingleTile": (pixels.SingleTile, ("size",)),
     "DynamicTiles": (pixels.DynamicTiles, ("size", "min_tiles", "max_tiles", "thumbnail")),
@@ -86,7 +88,7 @@ def describe_heads(heads: Mapping[str, nn.Module]) -> tuple[dict[str, Said], lis
         kinds = [name for name, (cls, _, _) in HEADS.items() if type(head) is cls]
         if kinds:
             said[task] = {"kind": kinds[0], **HEADS[kinds[0]][1](head)}
-        elif any(True for _ in head.parameters()):
+        elif any(True for _ in head.parameters()) and not isinstance(head, ONLY_TRAIN):
             raise ValueError(
                 f"the head {task!r} ({type(head).__name__}) has weights and no description: add "
                 "its class to HEADS in projects/llava_sam2/hf/described.py"

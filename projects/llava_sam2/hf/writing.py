@@ -28,7 +28,7 @@ from projects.common.checkpoint import State
 from projects.common.freezing import merge_lora
 from projects.llava_sam2.hf.adapter import has_lora, split_lora, write_adapter
 from projects.llava_sam2.hf.architectures import to_original
-from projects.llava_sam2.hf.described import describe_heads, tile_settings
+from projects.llava_sam2.hf.described import ONLY_TRAIN, describe_heads, tile_settings
 from projects.llava_sam2.hf.grounding import HEADS, PROJECTOR, grounding_state, sec_settings
 from projects.llava_sam2.hf.names import OriginalNames
 from projects.llava_sam2.hf.processors import write_json, write_processor
@@ -155,6 +155,8 @@ def folder_state(
     heads: State = {}
     first = next((t for t in model.heads if hasattr(model.heads[t], _PROJECTOR)), None)
     for task, head in model.heads.items():
+        if isinstance(head, ONLY_TRAIN):
+            continue
         for name, tensor in head.state_dict().items():
             if task == first and name.startswith(PROJECTOR):
                 heads[name] = tensor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -22,6 +22,7 @@ class Clip:
     task: str = "track"
     seed: int = 0  # the draw's seed; prompts are drawn from it
     events: list[SampleEvent] = field(default_factory=list)
+    categories: list[int] | None = None  # of the O objects, from 0; None where nobody knows
 
     def __post_init__(self) -> None:
         frames, masks = self.frames, self.masks
@@ -34,6 +35,11 @@ class Clip:
             raise ValueError(
                 f"clip {self.name}: masks of {masks.shape[1]} objects and "
                 f"{len(self.object_ids)} object ids"
+            )
+        if self.categories is not None and len(self.categories) != len(self.object_ids):
+            raise ValueError(
+                f"clip {self.name}: {len(self.object_ids)} object ids and "
+                f"{len(self.categories)} categories"
             )
 
 
@@ -56,6 +62,7 @@ class ClipBatch:
     seeds: list[int]  # V seeds of the draws, from which prompts are drawn
     task: str = "track"
     events: list[SampleEvent] = field(default_factory=list)  # of all clips
+    categories: Tensor | None = None  # int64 [O], from 0; None where not all are known
 
     @property
     def num_frames(self) -> int:
@@ -71,14 +78,15 @@ class ClipBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ClipBatch:
         """The same batch with its tensors on ``device``."""
-        names = ("frames", "masks", "object_to_video")
-        moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names}
-        return replace(self, **moved)
+        return self._each_tensor(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> ClipBatch:
         """The same batch in page-locked memory (called by the data loader)."""
-        names = ("frames", "masks", "object_to_video")
-        return replace(self, **{name: getattr(self, name).pin_memory() for name in names})
+        return self._each_tensor(Tensor.pin_memory)
+
+    def _each_tensor(self, change: Callable[[Tensor], Tensor]) -> ClipBatch:
+        held = {key: value for key, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{key: change(value) for key, value in held.items()})
 
 
 def collate_clips(clips: Sequence[Clip]) -> ClipBatch:
@@ -106,4 +114,12 @@ def collate_clips(clips: Sequence[Clip]) -> ClipBatch:
         seeds=[clip.seed for clip in clips],
         task=first.task,
         events=[event for clip in clips for event in clip.events],
+        categories=_join_categories(clips),
     )
+
+
+def _join_categories(clips: Sequence[Clip]) -> Tensor | None:
+    known = [clip.categories for clip in clips if clip.categories is not None]
+    if len(known) < len(clips):
+        return None
+    return torch.tensor([category for categories in known for category in categories])

@@ -22,7 +22,7 @@ from projects.sam2_video.data.sources import ListPaths, choose_names, require_al
 
 
 class ImageVideo:
-    """One image; objects are annotation ids."""
+    """One image; objects are annotation ids, categories are counted from 0."""
 
     num_frames = 1
 
@@ -34,12 +34,14 @@ class ImageVideo:
         height: int,
         width: int,
         annotations: list[Entry],
+        categories: dict[int, int] | None,
         where: str,
     ) -> None:
         self.name = name
         self.path = path
         self.size = (height, width)
         self.entries = {int(entry["id"]): entry for entry in annotations}
+        self.categories = categories
         self.where = where
 
     def read_frames(self, indices: Sequence[int]) -> np.ndarray:
@@ -82,6 +84,9 @@ class CocoImageSource:
         self.annotation_file = Path(annotation_file)
         self.image_root = Path(image_root)
         self.images, entries = read_coco(self.annotation_file)
+        # categories are counted from 0, in the order of their ids, which may have gaps
+        used = {entry.get("category_id") for entry in entries}
+        self.category_ids = [] if None in used else sorted(used)
         self.annotations: dict[int, list[Entry]] = {}
         for entry in entries:
             if include_crowd or not entry.get("iscrowd"):
@@ -121,6 +126,12 @@ class CocoImageSource:
     def _path(self, image_id: int) -> Path:
         return self.image_root / self.images[image_id]["file_name"]
 
+    def _categories(self, annotations: list[Entry]) -> dict[int, int] | None:
+        if not self.category_ids:
+            return None
+        place = {key: index for index, key in enumerate(self.category_ids)}
+        return {int(entry["id"]): place[entry["category_id"]] for entry in annotations}
+
     def __len__(self) -> int:
         return len(self.image_ids)
 
@@ -134,6 +145,7 @@ class CocoImageSource:
             height=height,
             width=width,
             annotations=self.annotations[image_id],
+            categories=self._categories(self.annotations[image_id]),
             where=str(self.annotation_file),
         )
 

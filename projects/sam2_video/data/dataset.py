@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import compress
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -112,6 +113,7 @@ class ClipDataset(torch.utils.data.Dataset):
             name=video.name,
             task=self.task,
             seed=seed,
+            categories=_categories(video, objects),
         )
 
     def _draw_frames(
@@ -129,6 +131,11 @@ class ClipDataset(torch.utils.data.Dataset):
             f"{video.name}: no object is visible on {where} frame in any of {START_ATTEMPTS} drawn "
             "clips; leave the video out by a file list"
         )
+
+
+def _categories(video: AnnotatedVideo, objects: list[int]) -> list[int] | None:
+    known = getattr(video, "categories", None)
+    return None if known is None else [known[key] for key in objects]
 
 
 def _planar(frames: np.ndarray) -> np.ndarray:
@@ -163,6 +170,7 @@ def _keep_visible(clip: Clip, *, late: bool) -> Clip | None:
     if not keep.any():
         return None
     clip.masks = clip.masks[:, keep]
-    kept = zip(clip.object_ids, keep.tolist(), strict=True)
-    clip.object_ids = [key for key, stays in kept if stays]
+    clip.object_ids = list(compress(clip.object_ids, keep))
+    if clip.categories is not None:
+        clip.categories = list(compress(clip.categories, keep))
     return clip

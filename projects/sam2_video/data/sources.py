@@ -23,8 +23,9 @@ ListPaths = str | Path | Sequence[str | Path]
 
 
 class AnnotatedVideo(Protocol):
-    """May also have ``stems`` (names of the annotated frames) and ``problems`` (what is wrong with
-    the whole of it, for ``tools/check_dataset.py``)."""
+    """May also have ``stems`` (names of the annotated frames), ``problems`` (what is wrong with
+    the whole of it, for ``tools/check_dataset.py``) and ``categories`` (object id to what it is,
+    counted from 0)."""
 
     name: str
     num_frames: int  # annotated frames

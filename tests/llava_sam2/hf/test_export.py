@@ -76,7 +76,9 @@ def test_merged_it_answers_the_same_with_one_line(tmp_path, tree, model, clip, l
     report = export(
         model, tmp_path / "out", layout=layout, ask=convert_to_hf.asked(tree), card="# toy"
     )
-    assert report.merged == 2 * 7 and "track" in report.notes[0]
+    assert report.merged == 2 * 7 and "track" in report.notes[0] and "category" in report.notes[1]
+    with safe_open(tmp_path / "out/model.safetensors", "pt") as file:
+        assert not [name for name in file.keys() if "category" in name]
     predictor = load(tmp_path / "out")
     found = answers(predictor, clip)
     same(found, answers(asked.predictor(model), clip))  # the model is merged by now

@@ -12,6 +12,7 @@ from projects.llava_sam2.datasets.templates import Templates
 from projects.llava_sam2.evaluation.refer_image import ReferImageBenchmark
 from projects.llava_sam2.evaluation.responders import AskModel
 from projects.llava_sam2.models.heads import (
+    CategoryHead,
     ChatHead,
     FeatureProjector,
     SegmentHead,
@@ -89,6 +90,7 @@ def tree(tokenizer_folder, *, lora=True):
             chat=dict(type=ChatHead),
             temporal=dict(type=TemporalHead, projector=projector),
             track=dict(type=TrackHead, unroll=unroll),
+            category=dict(type=CategoryHead, features=64, categories=3),
         ),
         trainable=TRAINABLE,
         lora=LORA if lora else None,

@@ -16,10 +16,12 @@ from projects.common import registry
 from projects.common.video import write_mp4
 from projects.sam2_video.data.coco import CocoImageSource
 from projects.sam2_video.data.coco_video import CocoVideoSource
+from projects.sam2_video.data.dataset import ClipDataset
 from projects.sam2_video.data.folders import FolderSource, ImageFolderSource
 from projects.sam2_video.data.inspection import inspect_video
 from projects.sam2_video.data.png import PaletteSource, PerObjectSource
 from projects.sam2_video.data.sa1b import Sa1bSource
+from projects.sam2_video.data.samplers import EverythingSampler
 from projects.sam2_video.data.sav import SavSource, read_masklets, read_video_objects
 from tests.sam2_video.data.files import rle, square, write_frames
 
@@ -422,6 +424,28 @@ def coco_source(root, **options):
     return CocoImageSource(
         annotation_file=root / "instances.json", image_root=root / "images", **options
     )
+
+
+def test_categories_are_counted_from_0_in_the_order_of_their_ids(refcoco):
+    dataset = ClipDataset(source=coco_source(refcoco, include_crowd=True), sampler=EverythingSampler())
+    assert [dataset[i].categories for i in range(2)] == [None, None]  # the file has none
+
+    path = refcoco / "instances.json"
+    record = json.loads(path.read_text())
+    for annotation, category in zip(record["annotations"], (90, 7, 33), strict=True):
+        annotation["category_id"] = category
+    path.write_text(json.dumps(record))
+
+    def leave_out_first(clip, rng):  # as a transform that moves an object out of the frame
+        clip.masks[:, 0] = False
+        return clip
+
+    source = coco_source(refcoco, include_crowd=True)
+    whole = ClipDataset(source=source, sampler=EverythingSampler())
+    assert (whole[0].object_ids, whole[0].categories) == ([10, 11], [2, 0])
+    assert (whole[1].object_ids, whole[1].categories) == ([12], [1])
+    cut = ClipDataset(source=source, sampler=EverythingSampler(), transforms=[leave_out_first])
+    assert (cut[0].object_ids, cut[0].categories) == ([11], [0])
 
 
 def test_coco_images_are_videos_of_one_frame(refcoco):

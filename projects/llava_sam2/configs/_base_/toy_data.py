@@ -19,6 +19,7 @@ from projects.llava_sam2.evaluation.refer_image import ReferImageBenchmark
 from projects.llava_sam2.evaluation.refer_video import ReferVideoBenchmark
 from projects.llava_sam2.evaluation.responders import AskModel, Trivial
 from projects.llava_sam2.evaluation.temporal import AskForTimes, TemporalBenchmark, TrivialTimes
+from projects.sam2_video.data.coco import CocoImageSource
 from projects.sam2_video.data.dataset import ClipDataset
 from projects.sam2_video.data.png import PaletteSource
 from projects.sam2_video.data.samplers import UniformSampler
@@ -43,7 +44,7 @@ _inputs = dict(
 _templates = dict(
     type=Templates,
     questions=["segment {expression} ."],
-    answers=["sure it is [SEG] {phrase} ."],
+    answers=["sure it is [SEG] {words} ."],
 )
 _charades = f"{data_root}/video_datas/charades"
 _features = f"{data_root}/clip_features/charades"
@@ -73,7 +74,7 @@ train_dataloader = dict(
                 rows=dict(type=refcoco_rows, **_refcoco, split="train"),
                 inputs=_inputs,
                 templates=_templates,
-                mask_size=96,
+                mask_size=128,
                 expressions=4,
                 flip=_flip,
             ),
@@ -85,7 +86,7 @@ train_dataloader = dict(
                 rows=dict(type=mevis_rows, root=f"{_mevis}/train"),
                 inputs=_inputs,
                 templates=_templates,
-                mask_size=96,
+                mask_size=128,
                 expressions=2,
                 frames=dict(type=RandomFrames, num=3),
                 flip=_flip,
@@ -116,6 +117,22 @@ train_dataloader = dict(
                 ),
             ),
             repeat=1.33,
+        ),
+        dict(
+            dataset=dict(
+                type=ClipDataset,
+                task="category",
+                source=dict(
+                    type=CocoImageSource,
+                    annotation_file=f"{_refcoco['root']}/instances.json",
+                    image_root=_refcoco["image_root"],
+                    refs_file=f"{_refcoco['root']}/refs(unc).p",
+                    splits=["train"],
+                ),
+                sampler=dict(type=UniformSampler, num_frames=1, max_objects=4),
+                transforms=_clips["transforms"],
+            ),
+            repeat=1.0,
         ),
         dict(
             dataset=dict(

@@ -8,7 +8,12 @@ that one decoder serves prompts and propagation.
 import os
 
 from projects.common.conversation import load_shared_tokenizer
-from projects.llava_sam2.models.heads import ChatHead, SegmentHead, seg_projector
+from projects.llava_sam2.models.heads import (
+    CategoryHead,
+    ChatHead,
+    SegmentHead,
+    seg_projector,
+)
 from projects.llava_sam2.models.heads.temporal import FeatureProjector, TemporalHead
 from projects.llava_sam2.models.heads.track import TrackHead
 from projects.llava_sam2.models.sa2va import Sa2VA
@@ -66,6 +71,7 @@ model = dict(
                 loss_resolution="logits",
             ),
         ),
+        category=dict(type=CategoryHead, features=64, categories=4),
         chat=dict(type=ChatHead),
         temporal=dict(
             type=TemporalHead,

@@ -1,6 +1,7 @@
 """Heads: what a task's batch trains. Each has ``loss(batch, *, mllm, grounding) -> dict``."""
 
 from .box import BoxHead
+from .category import CategoryHead
 from .chat import ChatHead
 from .concept import ConceptHead, attend_concept
 from .segment import SegmentHead, decode_language, seg_projector
@@ -9,6 +10,7 @@ from .track import TrackHead
 
 __all__ = [
     "BoxHead",
+    "CategoryHead",
     "ChatHead",
     "ConceptHead",
     "FeatureProjector",
