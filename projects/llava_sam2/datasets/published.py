@@ -4,12 +4,10 @@ Images or videos, refs (objects that are referred to) and sentences, which are c
 here, or queries. A dataset that was released more than once has several counts; one is enough.
 
     RefCOCO, +, g          TensorFlow Datasets (``ref_coco``) and the papers
-    gRefCOCO               the images are those of RefCOCO's split (Liu et al., CVPR 2023)
     MeViS                  the two releases of its repository, 2023 and 2024
     Ref-YouTube-VOS        Seo et al., ECCV 2020: full-video expressions; of its 507 validation
                            videos 202 stayed for validation
-    ReVOS                  Yan et al., ECCV 2024
-    Ref-DAVIS17            Khoreva et al., ACCV 2018: 61 objects of 30 videos, four expressions each
+    Ref-DAVIS17            Khoreva et al., ACCV 2018: the videos of DAVIS 2017's validation
     Charades-STA, DiDeMo   Gao et al. and Hendricks et al., ICCV 2017
 """
 
@@ -51,10 +49,6 @@ PUBLISHED: dict[Key, tuple[Published, ...]] = {
     ("refcocog", "umd", "test"): (Published(2600, 5023, 9602),),
     ("refcocog", "google", "train"): (Published(24698, 44822, 85474),),
     ("refcocog", "google", "val"): (Published(4650, 5000, 9536),),
-    ("grefcoco", "unc", "train"): (Published(images=16994),),
-    ("grefcoco", "unc", "val"): (Published(images=1500),),
-    ("grefcoco", "unc", "testA"): (Published(images=750),),
-    ("grefcoco", "unc", "testB"): (Published(images=750),),
     ("mevis", "train"): (
         Published(videos=1662, expressions=23051),
         Published(videos=1662, expressions=27502),
@@ -69,24 +63,20 @@ PUBLISHED: dict[Key, tuple[Published, ...]] = {
     ),
     ("ref_ytvos", "train"): (Published(videos=3471, expressions=12913),),
     ("ref_ytvos", "valid"): (Published(videos=202), Published(videos=507, expressions=2096)),
-    ("ref_davis17", "valid"): (Published(videos=30, expressions=244),),
-    ("revos", "train"): (Published(videos=626),),
-    ("revos", "valid"): (Published(videos=416),),
+    ("ref_davis17", "valid"): (Published(videos=30),),
     ("charades", "train"): (Published(queries=12408),),
     ("charades", "test"): (Published(queries=3720),),
-    ("didemo", "train"): (Published(videos=8395, queries=33005),),
-    ("didemo", "val"): (Published(videos=1065, queries=4180),),
-    ("didemo", "test"): (Published(videos=1004, queries=4021),),
+    ("didemo", "train"): (Published(videos=8395),),
+    ("didemo", "val"): (Published(videos=1065),),
+    ("didemo", "test"): (Published(videos=1004),),
 }
 
 # reader -> the key of what its arguments ask for
 _KEYS: dict[str, Callable[[Mapping[str, Any]], Key]] = {
     "refcoco_rows": lambda a: (Path(a["root"]).name, a.get("split_by", "unc"), a["split"]),
-    "grefcoco_rows": lambda a: ("grefcoco", a.get("split_by", "unc"), a["split"]),
     "mevis_rows": lambda a: ("mevis", Path(a["root"]).name),
     "ref_ytvos_rows": lambda a: ("ref_ytvos", a["split"]),
     "ref_davis_rows": lambda a: ("ref_davis17", a.get("split", "valid")),
-    "revos_rows": lambda a: ("revos", a["split"]),
     "charades_rows": lambda a: ("charades", Path(a["file"]).stem.rpartition("_")[2]),
     "didemo_rows": lambda a: ("didemo", Path(a["file"]).stem.removesuffix("_data")),
 }

@@ -68,10 +68,8 @@ def test_of_two_releases_the_nearest_counts(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("reader", "arguments", "key"),
     [
-        ("grefcoco_rows", {"root": "x", "split": "testB"}, ("grefcoco", "unc", "testB")),
         ("ref_ytvos_rows", {"root": "x", "split": "train"}, ("ref_ytvos", "train")),
         ("ref_davis_rows", {"root": "x"}, ("ref_davis17", "valid")),
-        ("revos_rows", {"root": "x", "split": "valid"}, ("revos", "valid")),
         ("charades_rows", {"file": "a/charades_sta_test.txt"}, ("charades", "test")),
         ("didemo_rows", {"file": "a/val_data.json"}, ("didemo", "val")),
     ],
