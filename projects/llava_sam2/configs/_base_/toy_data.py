@@ -91,7 +91,7 @@ train_dataloader = dict(
                 frames=dict(type=RandomFrames, num=3),
                 flip=_flip,
             ),
-            repeat=0.5,
+            repeat=0.3,
         ),
         dict(
             dataset=dict(
@@ -104,7 +104,7 @@ train_dataloader = dict(
                     list_file=f"{data_root}/DAVIS/ImageSets/train.txt",
                 ),
             ),
-            repeat=1.33,
+            repeat=0.8,
         ),
         dict(
             dataset=dict(
@@ -116,7 +116,7 @@ train_dataloader = dict(
                     frame_root=f"{data_root}/SA-V/train",
                 ),
             ),
-            repeat=1.33,
+            repeat=0.8,
         ),
         dict(
             dataset=dict(
@@ -146,7 +146,7 @@ train_dataloader = dict(
                 ),
                 inputs=_inputs,
             ),
-            repeat=0.1,
+            repeat=0.05,
         ),
         dict(
             dataset=dict(
@@ -159,7 +159,7 @@ train_dataloader = dict(
                 ),
                 inputs=_time_inputs,
             ),
-            repeat=0.6,
+            repeat=0.75,
             batch_size=8,
         ),
     ],
