@@ -102,7 +102,7 @@ train_dataloader = dict(
     num_workers=1,
     collate=collate_clips,
 )
-train_cfg = dict(max_steps=600)
+train_cfg = dict(max_steps=800)
 optim_wrapper = dict(
     type=OptimWrapper,
     optimizer=dict(type=AdamW, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.02),

@@ -159,7 +159,7 @@ train_dataloader = dict(
                 ),
                 inputs=_time_inputs,
             ),
-            repeat=0.75,
+            repeat=1.2,
             batch_size=8,
         ),
     ],

@@ -3,7 +3,7 @@
 from mmengine.optim import CosineAnnealingLR, LinearLR, OptimWrapper
 from torch.optim import AdamW
 
-train_cfg = dict(max_steps=1900)
+train_cfg = dict(max_steps=2200)
 optim_wrapper = dict(
     type=OptimWrapper,
     optimizer=dict(type=AdamW, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.02),
