@@ -115,8 +115,9 @@ def make_batch(model: TrainableModel, shape: Any) -> Any:
         return shape.batch(model)
     if isinstance(model, Sam2VideoTraining):
         return shape.batch(side=model.sam2.image_size, simulator=model.unroll.simulator)
-    unroll = model.heads[shape.task].unroll
-    return shape.batch(side=model.grounding.image_size, simulator=unroll.simulator)
+    unroll = getattr(model.heads[shape.task], "unroll", None)
+    simulator = None if unroll is None else unroll.simulator
+    return shape.batch(side=model.grounding.image_size, simulator=simulator)
 
 
 def without_files(config: Any, where: str) -> Any:

@@ -27,17 +27,20 @@ class ClipShape:
     def __str__(self) -> str:
         return f"{self.task}: {self.videos} x {self.frames} frames, {self.objects} objects each"
 
-    def batch(self, *, side: int, simulator: PromptSimulator) -> ClipBatch:
+    def batch(self, *, side: int, simulator: PromptSimulator | None) -> ClipBatch:
         """Objects in the middle of frames that have no contents (they are on the meta device).
 
         Args:
             side: S of the model's input.
-            simulator: draws the prompts; the batch has the seed with the most to decode.
+            simulator: draws the prompts; the batch has the seed with the most to decode. None
+                where nothing is prompted.
         """
         masks = torch.zeros(self.frames, self.videos * self.objects, side, side, dtype=torch.bool)
         masks[..., side // 4 : side // 2, side // 4 : side // 2] = True
         pixels = (self.videos, self.frames, 3, side, side)
-        seed = expensive_seed(simulator, frames=self.frames, rows=masks.shape[1])
+        rows, seed = masks.shape[1], 0
+        if simulator is not None:
+            seed = expensive_seed(simulator, frames=self.frames, rows=rows)
         return ClipBatch(
             frames=torch.empty(pixels, dtype=torch.uint8, device="meta"),
             masks=masks,
@@ -45,6 +48,7 @@ class ClipShape:
             names=[f"clip {number}" for number in range(self.videos)],
             seeds=[seed] * self.videos,
             task=self.task,
+            categories=torch.zeros(rows, dtype=torch.int64),
         )
 
 

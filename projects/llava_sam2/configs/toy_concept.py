@@ -30,7 +30,11 @@ _sav = f"{data_root}/SA-V"
 _source = dict(type=SavSource, annotation_root=f"{_sav}/train", frame_root=f"{_sav}/train")
 _draw = dict(type=ConceptDraw, max_references=3, max_gap=4)
 _objects = dict(type=ConceptDataset, source=_source, inputs=_asked, mask_size=96, frames=_draw)
-_clips = [e for e in train_dataloader["datasets"] if "sampler" in e["dataset"]]
+_clips = [
+    e
+    for e in train_dataloader["datasets"]
+    if "sampler" in e["dataset"] and e["dataset"].get("task") != "category"
+]
 train_dataloader["datasets"] = [dict(dataset=_objects, repeat=4.0), *_clips]
 _val = dict(type=PerObjectSource, image_root=f"{_sav}/sav_val/JPEGImages_24fps")
 _val.update(annotation_root=f"{_sav}/sav_val/Annotations_6fps", list_file=f"{_sav}/sav_val.txt")

@@ -85,8 +85,9 @@ def test_every_dataset_has_a_head_that_learns_from_it(tree, model, datasets):
         assert trained == trainable or tree["find_unused_parameters"]  # or plain DDP would stop
         head = f"heads.{dataset.task}."
         assert all(name in trained for name, _ in model.named_parameters() if name.startswith(head))
-        assert any(name.startswith("mllm.") for name in trained) == (dataset.task != "track")
-        uses_sam2 = dataset.task in ("segment", "track")
+        uses_words = dataset.task not in ("track", "category")
+        assert any(name.startswith("mllm.") for name in trained) == uses_words
+        uses_sam2 = dataset.task in ("segment", "track", "category")
         assert any(name.startswith("grounding.") for name in trained) == uses_sam2
 
 
