@@ -158,7 +158,11 @@ train_stage() {
         return
     fi
     say "$1 Training $2 in $processes processes"
-    [[ "$size" != small ]] || options+=("${SMALL_OPTIONS[$2]}")
+    if [[ "$size" == small ]]; then
+        local fewer
+        read -ra fewer <<<"${SMALL_OPTIONS[$2]}"
+        options+=("${fewer[@]}")
+    fi
     bash tools/dist.sh train "$3" "$processes" --work-dir "$dir" --resume \
         --cfg-options "${options[@]}"
 }
@@ -174,10 +178,11 @@ eval_stage() {
     bash tools/dist.sh test "$3" "$processes" "$dir" --work-dir "$dir"
 }
 
-# The small job learns for fewer steps.
+# The small job learns for fewer steps. It has fewer images, but as many times, which are the last of
+# stage 2's datasets: they are drawn less often, or they would be most of its steps.
 declare -A SMALL_OPTIONS=(
     [stage1]="train_cfg.max_steps=400"
-    [stage2]="train_cfg.max_steps=750"
+    [stage2]="train_cfg.max_steps=900 train_dataloader.datasets.6.repeat=0.4"
 )
 
 # ---- verbs ------------------------------------------------------------------------------------
