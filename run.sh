@@ -178,11 +178,12 @@ eval_stage() {
     bash tools/dist.sh test "$3" "$processes" "$dir" --work-dir "$dir"
 }
 
-# The small job learns for fewer steps. It has fewer images, but as many times, which are the last of
-# stage 2's datasets: they are drawn less often, or they would be most of its steps.
+# The small job learns for fewer steps. It has fewer images, but as many times, the last of stage 2's
+# datasets: they are drawn less often, or they would be most of its steps; and so are categories (4),
+# which shapes need and colours do not.
 declare -A SMALL_OPTIONS=(
     [stage1]="train_cfg.max_steps=400"
-    [stage2]="train_cfg.max_steps=900 train_dataloader.datasets.6.repeat=0.4"
+    [stage2]="train_cfg.max_steps=1200 train_dataloader.datasets.4.repeat=0.3 train_dataloader.datasets.6.repeat=0.4"
 )
 
 # ---- verbs ------------------------------------------------------------------------------------
