@@ -8,6 +8,7 @@ a function; all others of the run are then killed as well, as a machine that goe
 from __future__ import annotations
 
 import importlib
+import json
 import multiprocessing
 import os
 import signal
@@ -52,6 +53,11 @@ class Kill(NamedTuple):
 class Run(NamedTuple):
     exit_codes: list[int]  # of each rank; -9 where it was killed
     output: str  # of all ranks
+
+
+def metrics(work_dir: Path) -> list[dict]:
+    """The lines that a run has logged."""
+    return [json.loads(line) for line in (work_dir / "metrics.jsonl").read_text().splitlines()]
 
 
 def train(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +15,7 @@ from projects.common.engine.hooks.finite import IN_A_ROW
 from projects.common.engine.model import build_model
 from projects.common.samplers import StepBatchSampler
 from tests.engine.dummy import DummyDataset, collate
-from tests.engine.processes import CONFIG, train
+from tests.engine.processes import CONFIG, metrics, train
 
 NO_DROPOUT = "model.dropout=0.0"  # dropout differs between ranks, as it should
 SKIP = "on_bad_loss=skip"
@@ -28,10 +26,6 @@ LAUNCHERS = {
     "zero2": (("--deepspeed", "deepspeed_zero2"), 2),
     "zero3": (("--deepspeed", "deepspeed_zero3"), 2),
 }
-
-
-def metrics(work_dir: Path) -> list[dict]:
-    return [json.loads(line) for line in (work_dir / "metrics.jsonl").read_text().splitlines()]
 
 
 def samples(rank: int = 0, ranks: int = 1) -> StepBatchSampler:

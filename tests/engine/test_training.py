@@ -18,15 +18,11 @@ from projects.common.engine.optim import TrainableGroups
 from projects.common.engine.runner import build_model
 from projects.common.samplers import Draw, StepBatchSampler
 from tests.engine.dummy import DummyDataset, DummyModel, collate
-from tests.engine.processes import CONFIG, run_tool, train
+from tests.engine.processes import CONFIG, metrics, run_tool, train
 
 NO_DROPOUT = "model.dropout=0.0"  # dropout differs between ranks, as it should
 ACCUMULATE = (NO_DROPOUT, "optim_wrapper.accumulative_counts=2")
 TWO = "train_dataloader.batch_size=2"
-
-
-def metrics(work_dir: Path) -> list[dict]:
-    return [json.loads(line) for line in (work_dir / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")

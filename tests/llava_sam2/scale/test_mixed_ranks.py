@@ -7,27 +7,15 @@ nothing without a gradient.
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from safetensors.torch import load_file
 
 from projects.common.samplers import StepBatchSampler
-from tests.engine.processes import train
-from tests.llava_sam2.scale import parts
+from tests.engine.processes import metrics, train
 
 CONFIG = "tests/llava_sam2/scale/config.py"
 KINDS = ["image", "video", "words", "features"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("internvl")
-    parts.write_folder(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(parts.FOLDER, str(folder))
-        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +24,6 @@ def alone(folder, tmp_path_factory):
     run = train(work_dir, config=CONFIG, options=("train_dataloader.batch_size=2",))
     assert run.exit_codes == [0], run.output
     return work_dir
-
-
-def metrics(work_dir) -> list[dict]:
-    return [json.loads(line) for line in (work_dir / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_the_ranks_differ_as_they_should():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from projects.common.engine.config import check_config, load_config, plain
 from projects.llava_sam2.structures import collate_grounding
 from tests.engine import processes
 from tests.engine.processes import CONFIG as DUMMY
-from tests.engine.processes import train
+from tests.engine.processes import metrics, train
 from tests.llava_sam2.scale import parts
 
 CONFIG = "tests/llava_sam2/scale/config.py"
@@ -26,24 +25,11 @@ SHARED = (TOUCH, "sequence_parallel_size=2")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("internvl")
-    parts.write_folder(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(parts.FOLDER, str(folder))
-        yield folder
-
-
-@pytest.fixture(scope="module")
 def alone(folder, tmp_path_factory):
     work_dir = tmp_path_factory.mktemp("alone") / "run"
     run = train(work_dir, config=CONFIG, options=(TOUCH,))
     assert run.exit_codes == [0], run.output
     return work_dir
-
-
-def metrics(work_dir) -> list[dict]:
-    return [json.loads(line) for line in (work_dir / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("name", [None, "deepspeed_zero2"])
