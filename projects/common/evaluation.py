@@ -23,6 +23,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from projects.common.whole_file import whole_file
+
 logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
@@ -213,11 +215,9 @@ def _open_part(out_dir: Path, name: str, fingerprint: str | None) -> TextIO:
 
 
 def _write_records(path: Path, records: list[Record]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as out:
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8") as out:
         for record in records:
             out.write(json.dumps(record) + "\n")
-    os.replace(temporary, path)
 
 
 # Processes.

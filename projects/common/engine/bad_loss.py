@@ -7,7 +7,6 @@ before backward, and none of them runs it.
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ import torch
 import torch.distributed as dist
 from mmengine.optim import OptimWrapper
 from torch import Tensor
+
+from projects.common.whole_file import whole_file
 
 ON_BAD_LOSS = ("stop", "skip")
 FOLDER = "bad_batches"
@@ -50,10 +51,8 @@ def dump_batch(batch: Any, path: Path) -> None:
         batch: a typed batch.
         path: ``.pt`` file; its folder is made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    torch.save(_plain(batch), partial)
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        torch.save(_plain(batch), partial)
 
 
 def _plain(value: Any) -> Any:

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from projects.common.whole_file import whole_file
 
 METRICS, SCORES, TIMINGS, PREDICTIONS = (
     "metrics.jsonl",
@@ -105,10 +106,8 @@ def write_scores(results: Results) -> Path:
 
 def write_whole(path: Path, content: bytes) -> Path:
     """Write under a temporary name, then rename: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    with whole_file(path) as partial:
+        partial.write_bytes(content)
     return path
 
 

@@ -10,7 +10,6 @@ Boxes are in pixels of the frames, x2 and y2 exclusive. A file is written whole 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from typing import Any
 from projects.common.mask_store import open_masks
 from projects.common.parallel import map_files
 from projects.common.progress import Progress
+from projects.common.whole_file import whole_file
 from projects.llava_sam2.datasets.box_rows import track_box
 from projects.llava_sam2.datasets.records import load_json
 from projects.llava_sam2.datasets.ref_ytvos import ref_ytvos_rows
@@ -172,7 +172,5 @@ def _made(files: list[Path], found: dict[str, Boxes]) -> Made:
 
 
 def _write(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial_path = path.with_name(f".tmp_{path.name}")
-    partial_path.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
-    os.replace(partial_path, path)
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")

@@ -9,7 +9,6 @@ with other settings is refused.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from projects.common.progress import Progress
 from projects.common.video import read_image
+from projects.common.whole_file import whole_file
 from projects.llava_sam2.datasets.feature_files import NOTE, FeatureNote, count_frames, read_note
 from projects.llava_sam2.extraction.clip import ClipEncoder
 from projects.llava_sam2.extraction.frames import frame_files
@@ -193,9 +193,8 @@ class _Frames(Dataset):
 
 
 def _save(features: Tensor, path: Path) -> None:
-    partial = path.with_name(f".tmp_{path.name}")
-    torch.save(features.half(), partial)
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        torch.save(features.half(), partial)
 
 
 def _one_thread(worker: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from projects.common import registry
 from projects.common.registry import ConfigError
+from projects.common.whole_file import whole_file
 from projects.sam2_video.finetune.schema import Dataset
 
 _DATA = "projects.sam2_video.data"
@@ -104,9 +104,7 @@ def _write_split(
             "give a smaller share or more videos"
         )
     held = set(np.random.default_rng(seed).permutation(len(names))[:count].tolist())
-    train_file.parent.mkdir(parents=True, exist_ok=True)
     for path, wanted in ((val_file, True), (train_file, False)):
         chosen = [name for number, name in enumerate(names) if (number in held) == wanted]
-        partial = path.with_name(f".tmp_{path.name}")
-        partial.write_text("\n".join(chosen) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        with whole_file(path) as partial:
+            partial.write_text("\n".join(chosen) + "\n", encoding="utf-8")
