@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from projects.common.engine.loader import entry_names
 from projects.common.inspection import DatasetReport, inspect_dataset, spread
 from projects.common.progress import Progress
 from projects.common.samplers import Draw
+from projects.common.whole_file import whole_file
 from projects.llava_sam2.datasets.inspection import RowsInspection
 from projects.llava_sam2.datasets.published import differences
 from projects.sam2_video.data.inspection import SourceInspection
@@ -72,9 +72,8 @@ def main() -> int:
     reports = [check(name, cfg, args.limit, args.workers) for name, cfg in rows.items()]
     sys.stdout.write(table(reports))
     if args.json is not None:
-        partial = args.json.with_name(f".tmp_{args.json.name}")
-        partial.write_text(json.dumps(reports, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, args.json)
+        with whole_file(args.json) as partial:
+            partial.write_text(json.dumps(reports, indent=1) + "\n", encoding="utf-8")
     checked = [report for report in reports if report["state"] != "not checked"]
     return 0 if checked and all(report["state"] == "clean" for report in checked) else 1
 

@@ -22,6 +22,8 @@ from typing import Any
 
 import torch
 
+from projects.common.whole_file import whole_file
+
 logger = logging.getLogger(__name__)
 
 CLOCKS = {"cpu": time.process_time, "wall": time.perf_counter}
@@ -241,8 +243,6 @@ def report(
     described = ", ".join(f"{key} {value}" for key, value in where.items())
     sys.stdout.write(f"{name}: {described}\n{table(rows)}\n")
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
         content = {"bench": name, "machine": where, "settings": settings or {}, "rows": list(rows)}
-        temporary = output.with_name(output.name + ".tmp")
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(temporary, output)
+        with whole_file(output) as partial:
+            partial.write_text(json.dumps(content, indent=1) + "\n")

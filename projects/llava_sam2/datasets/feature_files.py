@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import pickle
 import struct
 import zipfile
@@ -21,6 +20,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from projects.common.whole_file import whole_file
 
 NOTE = "features.json"
 
@@ -43,9 +44,8 @@ class FeatureNote:
 
     def write(self, root: Path) -> None:
         """Write it beside the files, whole or not at all."""
-        partial = root / f".tmp_{NOTE}"
-        partial.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
-        os.replace(partial, root / NOTE)
+        with whole_file(root / NOTE) as partial:
+            partial.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
 
 
 def read_note(root: Path) -> FeatureNote | None:

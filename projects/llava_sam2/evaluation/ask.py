@@ -12,6 +12,7 @@ from PIL import Image
 from projects.common import registry
 from projects.common.video import IMAGE_SUFFIXES, open_video, read_image, write_mp4
 from projects.common.visualise import evenly, film_strip, legible_scale, overlay
+from projects.common.whole_file import whole_file
 from projects.llava_sam2.evaluation.responders import AskModel
 from projects.llava_sam2.models.sa2va import Sa2VA
 from projects.llava_sam2.predictor import Answer, Frames
@@ -96,6 +97,6 @@ def _overlaid(video: Frames, answer: Answer) -> Iterator[np.ndarray]:
 
 
 def _save(path: Path, image: np.ndarray) -> None:
-    partial = path.with_name(f".tmp_{path.name}")
-    Image.fromarray(image).save(partial)
-    partial.replace(path)
+    picture = Image.fromarray(image)
+    with whole_file(path) as partial:
+        picture.save(partial, format=Image.registered_extensions()[path.suffix.lower()])

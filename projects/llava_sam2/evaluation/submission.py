@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -15,6 +14,7 @@ from PIL import Image
 from projects.common.evaluation import read_records
 from projects.common.masks import decode_rle, encode_rle
 from projects.common.progress import track
+from projects.common.whole_file import whole_file
 from projects.llava_sam2.datasets.rows import Row
 from projects.llava_sam2.evaluation.breakdown import Record
 from projects.llava_sam2.evaluation.refer_image import fingerprint, first_mask
@@ -95,17 +95,12 @@ def write_submission(records_file: str | Path, out: str | Path, *, layout: str) 
     if not records_file.is_file():
         raise FileNotFoundError(f"{records_file}: no such records; evaluate first (tools/test.py)")
     records = read_records(records_file)
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-            for number, record in enumerate(track(records, description=f"Writing {out.name}")):
-                where = f"{records_file}: line {number + 1}"
-                for name, content in _pngs(record, where):
-                    path = str(PurePosixPath(LAYOUTS[layout]) / name)
-                    archive.writestr(zipfile.ZipInfo(path, _EPOCH), content)
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(out) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number, record in enumerate(track(records, description=f"Writing {out.name}")):
+            where = f"{records_file}: line {number + 1}"
+            for name, content in _pngs(record, where):
+                path = str(PurePosixPath(LAYOUTS[layout]) / name)
+                archive.writestr(zipfile.ZipInfo(path, _EPOCH), content)
     return len(records)
 
 

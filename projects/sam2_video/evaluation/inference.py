@@ -31,6 +31,7 @@ from projects.common.evaluation import model_fingerprint
 from projects.common.masks import read_palette, write_binary_png, write_palette_png
 from projects.common.progress import track
 from projects.common.video import FrameFolder
+from projects.common.whole_file import whole_file
 from projects.sam2_video.data.png import (
     FolderVideo,
     PaletteSource,
@@ -192,9 +193,8 @@ def claim_output(root: Path, record: dict[str, Any]) -> None:
             f"{root} holds folders such as {unknown[0]!r} and no {RECORD}, so nobody knows what "
             "made them: choose an empty folder"
         )
-    temporary = root / f".{RECORD}.{os.getpid()}"
-    temporary.write_text(json.dumps(record, indent=1) + "\n")
-    os.replace(temporary, path)
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def shard(names: Sequence[str], number: int, count: int) -> list[str]:
