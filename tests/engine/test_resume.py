@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
 from projects.common.engine import checkpoints
+from projects.common.engine.hooks.checkpoint import _warn_if_full
 from tests.engine.processes import Kill, train
 
 CHECKPOINTS = "projects.common.engine.checkpoints"
@@ -102,6 +105,44 @@ def test_zero_3_resumes_exactly_from_a_given_folder(tmp_path):
     assert losses(work_dir) == losses(reference)[12:]
     own, expected = (load_file(d / "model.safetensors") for d in (work_dir, reference))
     assert all((own[name] == expected[name]).all() for name in expected)
+
+
+FULL = {
+    "optimizer": ("projects.common.engine.strategy:PlainState.save_optimizer", 1, ()),
+    "weights": ("projects.common.engine.checkpoints:save_file", 1, ()),
+    "shards": ("projects.common.engine.zero:ZeroStrategy.save_optimizer", 2, ZERO_2),
+}
+
+
+@pytest.mark.parametrize("what", FULL)
+def test_a_full_disk_costs_no_more_than_one_interval(what, tmp_path):
+    target, processes, launcher = FULL[what]
+    work_dir, wide = tmp_path / "run", "model.width=256"  # whose files are larger than 128 KiB
+    options = (*(TWO if processes > 1 else ()), wide)
+    full = Kill(target, call=2, moment="full")
+    failed = train(work_dir, *launcher, processes=processes, options=options, kill=full)
+    assert failed.exit_codes[0] == 1
+    assert "iter_8.pth could not be saved" in failed.output
+    assert "iter_4.pth is whole: make room and --resume" in failed.output
+    assert [path.name for path in work_dir.glob("*.pth")] == ["iter_4.pth"]
+    assert not list(work_dir.glob(".tmp_*"))  # nor does what is half-written fill it further
+    resumed = train(work_dir, *launcher, "--resume", processes=processes, options=options)
+    assert resumed.exit_codes == [0] * processes, resumed.output
+    whole = tmp_path / "whole"
+    train(whole, *launcher, processes=processes, options=options)
+    assert_same_run(work_dir, whole)
+
+
+def test_that_the_next_checkpoint_will_not_fit_is_told_before(tmp_path, monkeypatch, caplog):
+    folder = tmp_path / "iter_4.pth"
+    (folder / "zero").mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"0" * 2**20)
+    (folder / "zero" / "shard.pt").write_bytes(b"0" * 2**20)
+    for free, told in ((2 * 2**20, 0), (2 * 2**20 - 1, 1)):
+        usage = shutil.disk_usage(tmp_path)._replace(free=free)
+        monkeypatch.setattr("shutil.disk_usage", lambda _, usage=usage: usage)
+        _warn_if_full(logging.getLogger("full"), folder)
+        assert caplog.text.count("iter_4.pth takes 2 MiB") == told
 
 
 def test_another_launcher_is_refused(zero2, plain):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.logging import HistoryBuffer, MessageHub
+from safetensors import SafetensorError
 
 from projects.common.engine import checkpoints
 from projects.common.engine.distributed import barrier, get_rank
@@ -18,7 +22,31 @@ _HISTORY = 100  # newest values per logged scalar that are kept over a resume
 
 
 def save_training(runner: Any, folder: Path, *, step: int) -> None:
-    """Write a checkpoint folder whole or not at all; every rank must call it."""
+    """Write a checkpoint folder whole or not at all; every rank must call it.
+
+    Raises:
+        OSError: it could not be written, and what there was of it is deleted; says what to do.
+    """
+    with _explained(folder):
+        _save_training(runner, folder, step)
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Libraries tell of a full disk as errors of many types, few of which say so."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(checkpoints.temporary(folder), ignore_errors=True)
+        newest = checkpoints.find_latest(folder.parent)
+        free = shutil.disk_usage(folder.parent).free / 2**20
+        raise OSError(
+            f"{folder} could not be saved ({error}); {free:,.0f} MiB are free there now. "
+            + (f"{newest} is whole: make room and --resume" if newest else "Nothing is saved yet")
+        ) from error
+
+
+def _save_training(runner: Any, folder: Path, step: int) -> None:
     partial = checkpoints.temporary(folder)
     if get_rank() == 0:
         checkpoints.remove_unfinished(folder.parent)

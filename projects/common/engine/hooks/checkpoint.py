@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from mmengine.hooks import Hook
@@ -43,6 +44,8 @@ class CheckpointHook(Hook):
                 checkpoints.link_folder(best, folder)
             if get_rank() == 0:
                 checkpoints.drop_oldest(folder, self.keep)
+                if not runner.is_last(step):
+                    _warn_if_full(runner.logger, folder)
             barrier()
 
     def after_train(self, runner) -> None:
@@ -54,3 +57,14 @@ class CheckpointHook(Hook):
                 if (newest / name).is_file():
                     checkpoints.copy_file(newest / name, work_dir / name)
         barrier()
+
+
+def _warn_if_full(logger, folder: Path) -> None:
+    """Tell that the next checkpoint will not fit as soon as this one shows it."""
+    needed = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        logger.warning(
+            f"the next checkpoint will not fit: {folder.name} takes {needed / 2**20:,.0f} MiB and "
+            f"{free / 2**20:,.0f} MiB are free on its disk: make room, or training ends there"
+        )
