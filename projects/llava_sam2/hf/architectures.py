@@ -17,8 +17,10 @@ from transformers import (
 )
 
 QWEN2, INTERNLM2, LLAMA = "Qwen2ForCausalLM", "InternLM2ForCausalLM", "LlamaForCausalLM"
-ORIGINAL_TYPES = ("internvl_chat", "sa2va_chat", "sec")  # model_type of original folders
-ORIGINAL_CLASSES = ("InternVLChatModel", "Sa2VAChatModel", "SeCModel")
+# architectures and model_type of original folders
+INTERNVL = frozenset({"InternVLChatModel", "internvl_chat"})
+SA2VA = frozenset({"Sa2VAChatModel", "sa2va_chat"})
+SEC = frozenset({"SeCModel", "sec"})
 DOWNSAMPLE = 0.5  # pixel shuffle: a token for 2 x 2 patches
 
 _SHARED = (  # keys that mean the same in all language models here
@@ -99,8 +101,8 @@ RELEASED: dict[str, dict[str, Any]] = {  # as in the config.json of each folder
 
 def is_original(config: Mapping[str, Any]) -> bool:
     """Whether a ``config.json`` is of InternVL's own code, or of Sa2VA's and SeC's on top of it."""
-    named = set(config.get("architectures") or ()) & set(ORIGINAL_CLASSES)
-    return bool(named) or config.get("model_type") in ORIGINAL_TYPES
+    named = {*(config.get("architectures") or ()), config.get("model_type")}
+    return bool(named & (INTERNVL | SA2VA | SEC))
 
 
 def from_original(config: Mapping[str, Any], *, where: str) -> InternVLConfig:

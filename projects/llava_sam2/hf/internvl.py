@@ -20,28 +20,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import InternVLConfig, InternVLForConditionalGeneration, PreTrainedTokenizerBase
 
 from projects.common.checkpoint import LoadReport
 from projects.common.conversation import (
-    GROUNDING_TOKENS,
     IMAGE_CONTEXT,
-    IMAGE_END,
-    IMAGE_START,
-    TEMPLATES,
-    add_tokens,
     chat_template,
     check_template,
     token_id,
 )
-from projects.common.tokenizer_files import read_tokenizer
-from projects.llava_sam2.hf.architectures import RELEASED, from_original, is_original
+from projects.llava_sam2.hf.architectures import (
+    RELEASED,
+    from_original,
+    is_original,
+)
 from projects.llava_sam2.hf.grounding import GROUNDING_PREFIXES
 from projects.llava_sam2.hf.names import OriginalNames
 from projects.llava_sam2.hf.placeholder import byte_tokenizer
+from projects.llava_sam2.hf.random_start import random_model, rebuild_tables
 from projects.llava_sam2.hf.shards import TensorFolder, fill, plan
-from projects.llava_sam2.models.adapter import cast_weights
+from projects.llava_sam2.hf.tokenizers import check_tokenizer, default_template, own_tokenizer
 from projects.llava_sam2.models.mllm import InternVL
 from projects.llava_sam2.models.sequence import check_language
 
@@ -62,7 +61,6 @@ _EARLIER = (  # how transformers called its parts before its version 5, the long
     ("multi_modal_projector.", "model.multi_modal_projector."),
 )
 _LAYER = re.compile(r"language_model\..*layers\.\d+\.")
-_CHATML = {"llama": "internlm2_chat"}  # all others among InternVL's language models are Qwen's
 
 
 def internvl_from_folder(
@@ -101,15 +99,15 @@ def internvl_from_folder(
         tokenizer = tokenizer or byte_tokenizer()
         template = template or default_template(RELEASED[size], config, where=size)
         check_template(tokenizer, template)
-        model = cast_weights(InternVLForConditionalGeneration(config), DTYPES[dtype])
+        model = random_model(InternVLForConditionalGeneration, config, dtype=DTYPES[dtype])
     else:
         folder = Path(path)
         said = read_config(folder)
         config = model_config(said, where=str(folder))
         template = template or default_template(said, config, where=str(folder))
         chat_template(template)
-        tokenizer = tokenizer or own_tokenizer(folder, grounded=_is_grounded(said))
-        check_tokenizer(tokenizer, config, where=str(folder), grounded=_is_grounded(said))
+        tokenizer = tokenizer or own_tokenizer(folder, said)
+        check_tokenizer(tokenizer, config, said, where=str(folder))
         check_template(tokenizer, template)
         check_language(config.text_config, where=str(folder))
         model, report = load_internvl(folder, said, config, dtype=DTYPES.get(dtype))
@@ -159,60 +157,6 @@ def model_config(said: Mapping[str, Any], *, where: str) -> InternVLConfig:
     )
 
 
-def default_template(said: Mapping[str, Any], config: InternVLConfig, *, where: str) -> str:
-    """The chat template that a ``config.json`` names, in our spelling.
-
-    Raises:
-        ValueError: it names one that we do not have.
-    """
-    named = str(said.get("grounded", said).get("template", "chatml")).replace("-", "_")
-    if named in TEMPLATES:
-        return named
-    if named in ("internvl2_5", "chatml"):  # ChatML, whichever language model
-        return _CHATML.get(config.text_config.model_type, "qwen_chat")
-    raise ValueError(
-        f"{where}: config.json names the chat template {named!r}, which is not known; give one of "
-        f"{', '.join(sorted(TEMPLATES))} as template="
-    )
-
-
-def own_tokenizer(folder: Path, *, grounded: bool) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder, with the grounding tokens.
-
-    Raises:
-        ValueError: it lacks tokens that the folder's weights were trained with.
-    """
-    tokenizer = read_tokenizer(folder)
-    known = tokenizer.get_vocab()
-    lacking = [token for token in _trained_tokens(grounded) if token not in known]
-    if lacking:
-        raise ValueError(
-            f"{folder}: the tokenizer lacks {', '.join(lacking)}, with which its weights were "
-            "trained: files are missing (added_tokens.json?), or belong to another model"
-        )
-    add_tokens(tokenizer, GROUNDING_TOKENS)
-    return tokenizer
-
-
-def check_tokenizer(
-    tokenizer: PreTrainedTokenizerBase, config: InternVLConfig, *, where: str, grounded: bool
-) -> None:
-    """Tokens that the weights were trained with must have a row in the embeddings.
-
-    Raises:
-        ValueError: they have none, so that the tokenizer is not that of the weights.
-    """
-    rows = config.text_config.vocab_size
-    trained = _trained_tokens(grounded)
-    lacking = [token for token in trained if token_id(tokenizer, token) >= rows]
-    if lacking:
-        raise ValueError(
-            f"{where}: the weights have {rows} embeddings, and the tokenizer "
-            f"{tokenizer.name_or_path!r} gives {', '.join(lacking)} ids beyond them: its files "
-            "lack these tokens, or belong to another model"
-        )
-
-
 def load_internvl(
     folder: Path, said: Mapping[str, Any], config: InternVLConfig, *, dtype: torch.dtype | None
 ) -> tuple[InternVLForConditionalGeneration, LoadReport]:
@@ -250,21 +194,6 @@ def settle_tie(source: TensorFolder, config: InternVLConfig, names: list[str]) -
     return [f"{heads[0]} differs from the embeddings: not tied, whatever config.json says"]
 
 
-def rebuild_tables(model: nn.Module) -> None:
-    """Tables that are computed, not stored, were left on the meta device: make them anew.
-
-    Raises:
-        RuntimeError: something is left there that this does not know.
-    """
-    for name, module in list(model.named_modules()):
-        if any(buffer.is_meta for buffer in module._buffers.values() if buffer is not None):
-            parent, _, attribute = name.rpartition(".")
-            setattr(model.get_submodule(parent), attribute, type(module)(config=module.config))
-    left = [n for n, t in (*model.named_parameters(), *model.named_buffers()) if t.is_meta]
-    if left:
-        raise RuntimeError(f"never filled: {', '.join(left[:5])}")
-
-
 def stored_dtype(source: TensorFolder) -> torch.dtype:
     """That of most of the decoder layers; what was trained may lie beside them in float32."""
     counts: Counter[torch.dtype] = Counter()
@@ -280,18 +209,6 @@ def _transformers_name(name: str, tensor: Tensor) -> dict[str, Tensor]:
         if name.startswith(earlier):
             return {now + name.removeprefix(earlier): tensor}
     return {name: tensor}
-
-
-def _trained_tokens(grounded: bool) -> tuple[str, ...]:
-    return (IMAGE_START, IMAGE_CONTEXT, IMAGE_END, *(GROUNDING_TOKENS if grounded else ()))
-
-
-def _is_grounded(said: Mapping[str, Any]) -> bool:
-    """Whether a folder was trained to ground: Sa2VA, SeC, or an export of ours."""
-    return "grounded" in said or said.get("architectures", [""])[0] in (
-        "Sa2VAChatModel",
-        "SeCModel",
-    )
 
 
 def _check_options(path: str | Path | None, size: str | None, attn: str, dtype: str) -> None:

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from projects.common.conversation import GROUNDING_TOKENS, SEG
+from projects.common.tokenizer_files import read_tokenizer
 from projects.llava_sam2.hf import export, grounded_parts, internvl_from_folder, sa2va_from_folder
 from projects.llava_sam2.hf.described import tile_settings
 from projects.llava_sam2.hf.grounding import sec_settings
@@ -50,7 +51,8 @@ def write_release(folder, kind):
     config |= dict(architectures=[names[0]], model_type=names[1], torch_dtype="bfloat16")
     config |= SETTINGS | (SEC_SETTINGS if is_sec else {})
     write = getattr(original, f"write_{language}_tokenizer")
-    config["llm_config"]["vocab_size"] = write(folder, GROUNDING_TOKENS)
+    # SeC was trained with [SEG] alone: 151,675 tokens, one more than InternVL2.5-4B's
+    config["llm_config"]["vocab_size"] = write(folder, [SEG] if is_sec else GROUNDING_TOKENS)
     state = original.random_state(config)
     torch.manual_seed(3)
     version, slots = ("2.1", 22) if is_sec else ("2.0", 7)
@@ -134,6 +136,10 @@ def test_secs_concept_attention_is_never_lost_silently(releases):
     with pytest.raises(ValueError, match="holds token_attn, and no head.*leave_out=.'token_attn'"):
         sa2va_from_folder(path=folder, image_size=SIDE)
     model = sa2va_from_folder(path=folder, image_size=SIDE, leave_out=["token_attn"])
+    rows = len(state["language_model.model.embed_tokens.weight"])
+    tokens = model.mllm.tokenizer.get_vocab()
+    assert tokens[SEG] == rows - 1 and tokens["</vp>"] == rows + 3  # what it lacks comes after
+    assert model.mllm.model.get_input_embeddings().num_embeddings == rows + 4
     assert model.grounding.num_maskmem == 22
     assert model.grounding.blocks.config.enable_occlusion_spatial_embedding
     assert model.mllm.template == "qwen_chat"
@@ -150,8 +156,9 @@ def test_secs_concept_attention_is_never_lost_silently(releases):
 @pytest.mark.parametrize("kind", ["sa2va", "sec"])
 def test_the_round_trip_is_equal_to_the_bit(tmp_path, releases, kind):
     folder, state = releases[kind]
-    parts = grounded_parts(path=folder, image_size=SIDE, dtype="auto")
-    model = sa2va_from_folder(path=folder, image_size=SIDE, dtype="auto", leave_out=["token_attn"])
+    options = dict(tokenizer=read_tokenizer(folder), image_size=SIDE, dtype="auto")
+    parts = grounded_parts(path=folder, **options)
+    model = sa2va_from_folder(path=folder, leave_out=["token_attn"], **options)
     out = tmp_path / "out"
     report = export(
         model,
@@ -196,9 +203,9 @@ def test_a_sam_of_no_released_size_has_no_yaml():
 
 def test_the_concept_head_is_saved_in_secs_names(releases):
     folder, state = releases["sec"]
-    parts = grounded_parts(path=folder, image_size=SIDE, dtype="auto")
-    head = concept_head(parts.grounding)
-    model = sa2va_from_folder(path=folder, image_size=SIDE, dtype="auto", heads={"concept": head})
+    options = dict(tokenizer=read_tokenizer(folder), image_size=SIDE, dtype="auto")
+    head = concept_head(grounded_parts(path=folder, **options).grounding)
+    model = sa2va_from_folder(path=folder, heads={"concept": head}, **options)
     base = wanted(model.mllm.model)
     found = folder_state(model, base, layout="original", concept=head.token_attn)
     assert {name for name in found} == set(state)

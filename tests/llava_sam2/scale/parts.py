@@ -11,11 +11,11 @@ from unittest import mock
 import torch
 
 from projects.common import partition
-from projects.common.conversation import encode_conversation
+from projects.common.conversation import encode_conversation, load_tokenizer
 from projects.common.engine.distributed import get_rank
 from projects.common.samplers import Draw
 from projects.llava_sam2.hf import shards
-from projects.llava_sam2.hf.internvl import internvl_from_folder, own_tokenizer
+from projects.llava_sam2.hf.internvl import internvl_from_folder
 from projects.llava_sam2.models.mllm import InternVL
 from projects.llava_sam2.structures import GroundingSample
 from projects.sam2_video.modeling import build_sam2, toy_config
@@ -64,7 +64,7 @@ class Samples:
     def __init__(self, *, kind: str, length: int) -> None:
         self.kind, self.length = kind, length
         self.task = "temporal" if kind == "features" else "segment"
-        self.tokenizer = own_tokenizer(Path(os.environ[FOLDER]), grounded=False)
+        self.tokenizer = load_tokenizer(os.environ[FOLDER])
 
     def __len__(self) -> int:
         return self.length
