@@ -48,6 +48,10 @@ class FolderVideo:
     def num_frames(self) -> int:
         return len(self.stems)
 
+    def mask_paths(self) -> list[Path]:
+        """Every mask file of the video."""
+        raise NotImplementedError
+
     def read_frames(self, indices: Sequence[int]) -> np.ndarray:
         return self.folder.read([self.frame_indices[index] for index in indices])
 
@@ -59,6 +63,9 @@ class PaletteVideo(FolderVideo):
         self.mask_files = files_by_stem(mask_folder, PNG)
         super().__init__(name=name, frame_path=frame_path, stems=sorted(self.mask_files))
         self._ids: dict[int, np.ndarray] = {}
+
+    def mask_paths(self) -> list[Path]:
+        return list(self.mask_files.values())
 
     def visible_objects(self, index: int) -> list[int]:
         counts = np.bincount(self._read_ids(index).ravel(), minlength=256)
@@ -92,6 +99,9 @@ class PerObjectVideo(FolderVideo):
         }
         stems = {stem for files in self.mask_files.values() for stem in files}
         super().__init__(name=name, frame_path=frame_path, stems=sorted(stems))
+
+    def mask_paths(self) -> list[Path]:
+        return [path for files in self.mask_files.values() for path in files.values()]
 
     def visible_objects(self, index: int) -> list[int]:
         return [key for key, mask in sorted(self.read_masks(index).items()) if mask.any()]

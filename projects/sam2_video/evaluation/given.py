@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from projects.sam2_video.data.png import PerObjectVideo
+from projects.common.progress import track
+from projects.common.video import image_size
+from projects.sam2_video.data.png import (
+    PaletteSource,
+    PaletteVideo,
+    PerObjectSource,
+    PerObjectVideo,
+)
 from projects.sam2_video.data.sources import FramedVideo
 from projects.sam2_video.object_prompts import ObjectPrompt
+
+_SHOWN = 10  # of many mistakes
 
 
 @dataclass(frozen=True)
@@ -22,6 +31,40 @@ class GivenObject:
     @property
     def first(self) -> int:
         return self.visible[0]
+
+
+def check_annotations(source: PaletteSource | PerObjectSource, names: Sequence[str]) -> None:
+    """Find videos whose annotations cannot be given, without decoding them all.
+
+    Of every mask the header is read; the first annotated frame of a video is decoded.
+
+    Raises:
+        ValueError: naming all such videos.
+    """
+    mistakes = []
+    for name in track(names, description="annotations"):
+        try:
+            _check_video(source[source.names.index(name)])
+        except (ValueError, OSError) as error:
+            mistakes.append(str(error))
+    if mistakes:
+        shown = "\n".join(f"  {mistake}" for mistake in mistakes[:_SHOWN])
+        more = f"\n  and {len(mistakes) - _SHOWN} more" if len(mistakes) > _SHOWN else ""
+        raise ValueError(
+            f"the annotations of {len(mistakes)} of {len(names)} videos cannot be given:\n"
+            f"{shown}{more}"
+        )
+
+
+def _check_video(video: PaletteVideo | PerObjectVideo) -> None:
+    size = video.folder.size
+    for path in video.mask_paths():
+        found = image_size(path)
+        if found != size:
+            raise ValueError(
+                f"{path} is {found}, the frames of {video.folder.path} are {size} (height, width)"
+            )
+    video.read_masks(0)
 
 
 def find_objects(video: FramedVideo, *, late_objects: bool = True) -> list[GivenObject]:

@@ -38,7 +38,12 @@ from projects.sam2_video.data.png import (
     PaletteVideo,
     PerObjectSource,
 )
-from projects.sam2_video.evaluation.given import GivenObject, find_objects, mask_prompts
+from projects.sam2_video.evaluation.given import (
+    GivenObject,
+    check_annotations,
+    find_objects,
+    mask_prompts,
+)
 from projects.sam2_video.evaluation.loading import ModelSpec
 from projects.sam2_video.predictor import VideoPredictor
 
@@ -101,10 +106,12 @@ def segment_videos(job: VosJob, names: Sequence[str], *, devices: Sequence[str])
         devices: one process each (``cpu``, ``cuda:0``); with one, this process does it.
 
     Raises:
-        ValueError: ``output_root`` holds masks of another model or of other settings.
+        ValueError: ``output_root`` holds masks of another model or of other settings; videos
+            whose annotations cannot be given, all of them, before the first one is tracked.
     """
-    job.output_root.mkdir(parents=True, exist_ok=True)
     todo = [name for name in names if not (job.output_root / name).is_dir()]
+    check_annotations(_source(job), todo)
+    job.output_root.mkdir(parents=True, exist_ok=True)
     if len(todo) < len(names):
         logger.info("%s: %d of %d are done", job.output_root, len(names) - len(todo), len(names))
     if not todo:

@@ -380,6 +380,22 @@ def test_mistakes_are_found_before_anything_runs(command, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_all_bad_annotations_are_told_before_the_first_video(weights, tmp_path):
+    for number, name in enumerate("abcd"):
+        write_video(tmp_path, name, seed=number)
+    masks = tmp_path / "masks"
+    write_palette_png(masks / "b" / "00004.png", np.ones((24, 32), np.uint8))
+    (masks / "c" / "00000.png").write_bytes((masks / "a" / "00000.png").read_bytes()[:60])
+    Image.new("RGB", SIZE[::-1]).save(masks / "d" / "00000.png")
+    with pytest.raises(ValueError) as raised:
+        run_command(tmp_path, weights, tmp_path / "out")
+    told = str(raised.value).splitlines()
+    assert told[0] == "the annotations of 3 of 4 videos cannot be given:"
+    assert "masks/b/00004.png is (24, 32), the frames of" in told[1]
+    assert "masks/c/00000.png" in told[2] and "masks/d/00000.png" in told[3]
+    assert not (tmp_path / "out").exists()
+
+
 def test_shares_and_devices(monkeypatch):
     assert shard("abcdefg", 1, 3) == ["b", "e"]
     assert launched_share(None) == Share(0, 1) and launched_share("2/3") == Share(1, 3)
