@@ -198,8 +198,9 @@ def _temporal(dataset: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
 
 def _pictures(dataset: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
     """Tiles of an image, or one of each frame of a video; words as many as there is room for."""
-    most = registry.build(dataset["inputs"]["tiles"]).most
-    yield "tiles", _video_frames(dataset) or most
+    tiles = registry.build(dataset["inputs"]["tiles"])
+    frames = _video_frames(dataset)
+    yield "tiles", tiles.most if frames is None else frames * tiles.most_frame
 
 
 def _video_frames(dataset: Mapping[str, Any]) -> int | None:

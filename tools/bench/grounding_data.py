@@ -30,7 +30,7 @@ import cv2
 from projects.common.conversation import load_shared_tokenizer
 from projects.common.engine.loader import build_train_loader
 from projects.common.samplers import Draw
-from projects.llava_sam2.datasets import boxes, chat, concept, inputs, regions, rows, temporal
+from projects.llava_sam2.datasets import boxes, chat, concept, inputs, rows, temporal
 from projects.llava_sam2.datasets.chat import ChatDataset
 from projects.llava_sam2.datasets.collate import collate
 from projects.llava_sam2.datasets.concept import ConceptDataset
@@ -70,7 +70,7 @@ PARTS: dict[str, list[tuple[Any, str]]] = {  # part -> functions that are timed 
         (concept, "resize_masks"),
     ],
     "contours": [(ConceptInputs, "outline")],
-    "cells of regions": [(regions, "cover_grid")],
+    "cells of regions": [(inputs.GroundingInputs, "regions")],
     "resize for the language model": [(inputs.GroundingInputs, "pixel_values")],
     "resize for SAM 2": [(inputs.GroundingInputs, "grounding_frames")],
     "tokenise": [

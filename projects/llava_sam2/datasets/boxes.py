@@ -94,7 +94,7 @@ class BoxDataset:
             for expression in row.expressions[: self.expressions]
         ]
         if video:
-            return self.inputs.length(turns, frames=frames, name=row.name)
+            return self.inputs.length(turns, frames=frames, size=row.size, name=row.name)
         return self.inputs.length(turns, size=picture_size(row), name=row.name)
 
     def __getitem__(self, draw: Draw | int) -> GroundingSample:

@@ -101,7 +101,7 @@ class GroundingDataset:
             return self.inputs.length(turns, size=picture_size(row), name=row.name)
         # other rows would open their video to count its frames
         frames = min(len(row), self.frames.num) if isinstance(row, Row) else self.frames.num
-        return self.inputs.length(turns, frames=frames, name=row.name)
+        return self.inputs.length(turns, frames=frames, size=row.size, name=row.name)
 
     def _choose(
         self, expressions: Sequence[Expression], generator: np.random.Generator

@@ -6,7 +6,6 @@ the way it was trained: same tiles, same template, same sizes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,6 +19,13 @@ from projects.common.conversation import (
     prompt_ids,
 )
 from projects.llava_sam2.datasets.pixels import Tiles, resize_frames
+from projects.llava_sam2.datasets.pointing import (
+    check_masks,
+    check_overview,
+    cover_grid,
+    token_grid,
+    with_regions,
+)
 
 Turn = tuple[str, str]  # question, answer
 
@@ -81,6 +87,27 @@ class GroundingInputs:
         """uint8 [T, 3, S, S] for SAM 2."""
         return resize_frames(frames, self.grounding_size)
 
+    def regions(
+        self, masks: np.ndarray, pixel_values: Tensor, *, size: tuple[int, int], name: str
+    ) -> Tensor:
+        """The visual tokens that stand for regions of an image.
+
+        Args:
+            masks: bool [R, H, W] at the image's own size.
+            pixel_values: of :meth:`pixel_values`.
+            size: (height, width) of the image.
+            name: of the image, in errors.
+
+        Returns:
+            bool [R, rows, columns] on the grid of the last tile.
+
+        Raises:
+            ValueError: masks of another size, an empty one, or tiles none of which shows the whole.
+        """
+        check_overview(self.tiles)
+        check_masks(masks, size, name)
+        return cover_grid(masks, self.grid(pixel_values))
+
     def conversation(
         self,
         turns: Sequence[Turn],
@@ -88,36 +115,17 @@ class GroundingInputs:
         tiles: int | Tensor,
         video: bool,
         name: str,
-        region_tokens: Sequence[int] = (),
+        regions: Tensor | None = None,
     ) -> Encoded:
         """Ids and labels of a conversation about an image, a video, or nothing to be seen.
 
         Args:
             tiles: of :meth:`pixel_values`, or the number of square ones (0: nothing is seen).
             turns: the pictures stand where a question says ``<image>``, else before the first one.
-            region_tokens: see :func:`encode_conversation`.
+            regions: of :meth:`regions`; they stand where questions say ``<region>``, one each. If
+                none does, an introduction names them region1, region2, ... behind the pictures.
         """
-        return self._encode(turns, self._areas(tiles), video, name, region_tokens)
-
-    def _encode(
-        self,
-        turns: Sequence[Turn],
-        areas: float,
-        video: bool,
-        name: str,
-        region_tokens: Sequence[int],
-    ) -> Encoded:
-        placed, tokens = self._place([question for question, _ in turns], areas, video)
-        return encode_conversation(
-            self.tokenizer,
-            [(question, answer) for question, (_, answer) in zip(placed, turns, strict=True)],
-            self.template,
-            image_tokens=tokens,
-            region_tokens=region_tokens,
-            system=self.system,
-            max_length=self.max_length,
-            name=name,
-        )
+        return self._encode(turns, self._pictures(tiles, video), name, _tokens(regions))
 
     def length(
         self,
@@ -131,12 +139,19 @@ class GroundingInputs:
         """Tokens that :meth:`conversation` will have, visual ones included; no pixel is read.
 
         Args:
-            size: (height, width) of the image that it is about.
-            frames: or the number of frames of the video. Neither: words alone.
+            size: (height, width) of the image or video that it is about; None: words alone, or
+                frames as large as they come.
+            frames: the number of frames of a video; None: it is an image.
+            region_tokens: visual tokens of each region.
         """
-        areas = frames or (0 if size is None else self.tiles.count(*size))
-        encoded = self._encode(turns, areas, frames is not None, name, region_tokens)
-        return len(encoded.input_ids)
+        tiles: float = 0
+        if frames is not None:
+            tiles = self.tiles.most_frame if size is None else self.tiles.count_frame(*size)
+        elif size is not None:
+            tiles = self.tiles.count(*size)
+        number = 1 if frames is None else frames
+        pictures = (number, round(tiles * self.tokens_per_tile)) if tiles else (0, 0)
+        return len(self._encode(turns, pictures, name, region_tokens).input_ids)
 
     def prompt(
         self,
@@ -145,10 +160,12 @@ class GroundingInputs:
         tiles: int | Tensor,
         video: bool,
         name: str,
-        region_tokens: Sequence[int] = (),
+        regions: Tensor | None = None,
     ) -> Tensor:
-        """Ids [L] up to where the model answers; ``tiles`` as in :meth:`conversation`."""
-        (placed,), tokens = self._place([question], self._areas(tiles), video)
+        """Ids [L] up to where the model answers; arguments as in :meth:`conversation`."""
+        number, tokens = self._pictures(tiles, video)
+        region_tokens = _tokens(regions)
+        (placed,) = _place([question], number, len(region_tokens))
         return prompt_ids(
             self.tokenizer,
             placed,
@@ -161,26 +178,62 @@ class GroundingInputs:
 
     def grid(self, pixel_values: Tensor) -> tuple[int, int]:
         """Rows and columns of the visual tokens of a tile or picture ``[N, 3, h, w]``."""
-        side = math.isqrt(self.tokens_per_tile)
         height, width = pixel_values.shape[-2:]
+        return self._grid(height, width)
+
+    def overview_grid(self, height: int, width: int) -> tuple[int, int]:
+        """The grid on which regions of an image of this size lie."""
+        return self._grid(*self.tiles.overview(height, width))
+
+    def _grid(self, height: int, width: int) -> tuple[int, int]:
+        side = token_grid(self.tokens_per_tile)
         return height * side // self.tiles.size, width * side // self.tiles.size
 
-    def _areas(self, tiles: int | Tensor) -> float:
-        """How many squares of ``tiles.size`` the pictures are worth."""
-        if isinstance(tiles, int):
-            return tiles
-        return len(tiles) * tiles.shape[-2] * tiles.shape[-1] / self.tiles.size**2
+    def _encode(
+        self,
+        turns: Sequence[Turn],
+        pictures: tuple[int, int],
+        name: str,
+        region_tokens: Sequence[int],
+    ) -> Encoded:
+        number, tokens = pictures
+        placed = _place([question for question, _ in turns], number, len(region_tokens))
+        return encode_conversation(
+            self.tokenizer,
+            [(question, answer) for question, (_, answer) in zip(placed, turns, strict=True)],
+            self.template,
+            image_tokens=tokens,
+            region_tokens=region_tokens,
+            system=self.system,
+            max_length=self.max_length,
+            name=name,
+        )
 
-    def _place(self, questions: Sequence[str], areas: float, video: bool) -> tuple[list[str], int]:
-        """The questions with their pictures, and the visual tokens of each picture.
+    def _pictures(self, tiles: int | Tensor, video: bool) -> tuple[int, int]:
+        """How many pictures stand in the text, and the visual tokens of each.
 
-        All tiles of an image are one picture; each frame of a video is a picture of its own, and a
-        square.
+        All tiles of an image are one picture; each frame of a video is a picture of its own.
         """
-        if not areas:
-            return list(questions), 0
+        if isinstance(tiles, int):
+            number, tokens = tiles, self.tokens_per_tile
+        else:
+            areas = tiles.shape[-2] * tiles.shape[-1] / self.tiles.size**2
+            number, tokens = len(tiles), round(areas * self.tokens_per_tile)
+        if video or not number:
+            return number, tokens if number else 0
+        return 1, number * tokens
+
+
+def _place(questions: Sequence[str], pictures: int, regions: int) -> list[str]:
+    """The questions with places for their pictures and regions."""
+    if pictures:
         if not any(IMAGE_PLACEHOLDER in question for question in questions):
             questions = [f"{IMAGE_PLACEHOLDER}\n{questions[0]}", *questions[1:]]
-        pictures = "\n".join([IMAGE_PLACEHOLDER] * (int(areas) if video else 1))
-        placed = [question.replace(IMAGE_PLACEHOLDER, pictures) for question in questions]
-        return placed, self.tokens_per_tile if video else round(areas * self.tokens_per_tile)
+        row = "\n".join([IMAGE_PLACEHOLDER] * pictures)
+        questions = [question.replace(IMAGE_PLACEHOLDER, row) for question in questions]
+    return with_regions(questions, regions)
+
+
+def _tokens(regions: Tensor | None) -> list[int]:
+    """Visual tokens of each region of a bool [R, rows, columns]."""
+    return [] if regions is None else regions.flatten(1).sum(1).tolist()

@@ -53,24 +53,50 @@ class Tiles(Protocol):
 
     size: int
     most: int  # tiles of an image at most
+    most_frame: int  # tiles of a video frame at most
 
     def count(self, height: int, width: int) -> float:
         """Tiles of an image of this size."""
+
+    def count_frame(self, height: int, width: int) -> float:
+        """Tiles of a video frame of this size."""
+
+    def overview(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width in pixels of the last tile of an image, which shows the whole of it."""
 
     def image(self, image: np.ndarray) -> Tensor:
         """An image uint8 [H, W, 3] as tiles uint8 [N, 3, size, size], or as one [1, 3, h, w]."""
 
     def frames(self, frames: np.ndarray) -> Tensor:
-        """Video frames uint8 [T, H, W, 3] as one tile each: uint8 [T, 3, size, size]."""
+        """Video frames uint8 [T, H, W, 3] as one picture each: uint8 [T, 3, h, w]."""
 
 
-class SingleTile:
-    """The whole image in one tile."""
+class Squares:
+    """Base of tiles that are squares; a video frame is one.
 
-    most = 1
+    Args:
+        size: side of a tile in pixels.
+    """
+
+    most_frame = 1
 
     def __init__(self, *, size: int) -> None:
         self.size = size
+
+    def count_frame(self, height: int, width: int) -> int:
+        return 1
+
+    def overview(self, height: int, width: int) -> tuple[int, int]:
+        return self.size, self.size
+
+    def frames(self, frames: np.ndarray) -> Tensor:
+        return resize_frames(frames, self.size, mode=TILE_MODE)
+
+
+class SingleTile(Squares):
+    """The whole image in one tile."""
+
+    most = 1
 
     def __repr__(self) -> str:
         return f"SingleTile({self.size})"
@@ -81,11 +107,14 @@ class SingleTile:
     def image(self, image: np.ndarray) -> Tensor:
         return resize_frames(image[None], self.size, mode=TILE_MODE)
 
-    def frames(self, frames: np.ndarray) -> Tensor:
-        return resize_frames(frames, self.size, mode=TILE_MODE)
+
+def check_bounds(what: str, least: int, most: int) -> None:
+    """Raise ValueError where no number lies between the bounds, or the least is none."""
+    if not 1 <= least <= most:
+        raise ValueError(f"{what}: bounds are 1 <= min <= max, got {least} to {most}")
 
 
-class DynamicTiles:
+class DynamicTiles(Squares):
     """An image cut into as many tiles as its shape and size ask for, and a thumbnail of the whole.
 
     The rule of InternVL 1.5 and later (Chen et al., 2024): of all grids of ``min_tiles`` to
@@ -105,11 +134,8 @@ class DynamicTiles:
     def __init__(
         self, *, size: int, min_tiles: int = 1, max_tiles: int = 12, thumbnail: bool = True
     ) -> None:
-        if not 1 <= min_tiles <= max_tiles:
-            raise ValueError(
-                f"tiles go from min_tiles >= 1 to max_tiles, got {min_tiles} to {max_tiles}"
-            )
-        self.size = size
+        check_bounds("tiles (min_tiles, max_tiles)", min_tiles, max_tiles)
+        super().__init__(size=size)
         self.min_tiles = min_tiles
         self.max_tiles = max_tiles
         self.thumbnail = thumbnail
@@ -152,9 +178,6 @@ class DynamicTiles:
         if self.thumbnail and len(tiles) > 1:
             tiles = torch.cat([tiles, resize_frames(image[None], self.size, mode=TILE_MODE)])
         return tiles.contiguous()
-
-    def frames(self, frames: np.ndarray) -> Tensor:
-        return resize_frames(frames, self.size, mode=TILE_MODE)
 
 
 class HorizontalFlip:

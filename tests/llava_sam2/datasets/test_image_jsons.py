@@ -11,9 +11,11 @@ from projects.common.conversation import IGNORE_INDEX
 from projects.common.samplers import Draw
 from projects.llava_sam2.datasets.gcg import flickr_gcg_rows, grandf_rows, refcocog_gcg_rows
 from projects.llava_sam2.datasets.grounded_captions import GroundedCaptionDataset
+from projects.llava_sam2.datasets.native import NativeResolution
 from projects.llava_sam2.datasets.osprey import osprey_rows
 from projects.llava_sam2.datasets.pixels import DynamicTiles, SingleTile, resize_masks
-from projects.llava_sam2.datasets.regions import RegionDataset, cover_grid, introduce, token_grid
+from projects.llava_sam2.datasets.pointing import cover_grid, token_grid, with_regions
+from projects.llava_sam2.datasets.regions import RegionDataset
 from projects.llava_sam2.datasets.sa2va_json import sa2va_rows
 from tests.llava_sam2.datasets.tiny import HEIGHT, LEFT, RIGHT, WIDTH, block, rle, save_jpeg
 from tests.llava_sam2.datasets.tiny import tiny_inputs as make_inputs
@@ -297,14 +299,34 @@ def test_descriptions_are_asked_for_region_by_region(read, inputs):
     turns = data._turns(rows[0], np.random.default_rng(1))
     asked = [question.splitlines()[-1] for question, _ in turns]
     assert "region1" in asked[0] and "region2" in asked[1]
-    assert turns[0][0].startswith("There are 2 regions in the picture: region1 <region>, region2")
     short = RegionDataset(rows=rows, inputs=inputs, short_answer="in a word")
     assert "in a word" not in short._turns(rows[0], np.random.default_rng(0))[0][0]
     said = read(osprey_rows, [osprey(POLYGON, conversations=talk("what ?", "dog"))])
     assert short._turns(said[0], np.random.default_rng(0))[0][0].endswith("what ? in a word")
-    assert introduce(1) == "There is 1 region in the picture: region1 <region>."
     with pytest.raises(ValueError, match="region questions hold {region}"):
         RegionDataset(rows=rows, inputs=inputs, questions=["describe it"])
+
+
+def test_where_a_question_has_no_place_for_regions_they_are_introduced_as_released_models_read():
+    shown = "There are 2 part regions in the picture: region1<region>, region2<region>."
+    assert with_regions(["<image>\nwhat ?", "and ?"], 2) == [f"<image>\n{shown}\nwhat ?", "and ?"]
+    assert with_regions(["what <image>, here ?"], 2) == [f"what <image>\n{shown}\n, here ?"]
+    own = ["<image> what ?", "is <region> it ?"]
+    assert with_regions(own, 1) == own and with_regions(["what ?"], 0) == ["what ?"]
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_the_length_of_a_sample_with_regions_is_told_beforehand(read, inputs, native):
+    """Of blocks that end where cells do, on the grid that the tiles make of the image."""
+    inputs.tokens_per_tile = 16
+    if native:  # 20 x 32 pixels become 5 x 8 tokens
+        inputs.tiles = NativeResolution(size=16, token=4, min_tokens=1, max_tokens=60)
+    masks = [rle(block(0, 0, HEIGHT, WIDTH)), rle(block(0, 16, HEIGHT, 24))]
+    rows = read(osprey_rows, [osprey(*masks, conversations=talk("what ?", "dog"))])
+    data = RegionDataset(rows=rows, inputs=inputs)
+    sample = data[0]
+    assert sample.regions.flatten(1).sum(1).tolist() == ([40, 10] if native else [16, 4])
+    assert data.length_of(0) == len(sample.input_ids)
 
 
 def test_regions_lie_on_the_thumbnail_behind_the_tiles(read, inputs):
@@ -361,8 +383,6 @@ def test_cells_of_a_grid_are_those_that_a_mask_covers_by_half():
     assert grid[1].all()
     assert grid[2].tolist() == [[False, False], [False, True]]
     assert torch.equal(grid[3], grid[0])
-    with pytest.raises(ValueError, match="region2 has an empty mask"):
-        cover_grid(np.stack([masks[0], np.zeros((8, 12), bool)]), 2)
     odd = np.zeros((1, 7, 13), bool)
     odd[0, 5:, 10:] = True
     assert cover_grid(odd, 3)[0].nonzero().tolist() == [[2, 2]]

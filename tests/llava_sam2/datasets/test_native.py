@@ -40,15 +40,20 @@ def test_an_image_is_one_picture_and_a_frame_a_square():
     pixels = native.image(image)
     assert pixels.shape == (1, 3, 112, 196) and pixels.dtype == torch.uint8
     assert pixels[..., :90].max() == 0 and pixels[..., 106:].min() == 200
-    assert native.frames(np.stack([image] * 3)).shape == (3, 3, 56, 56)
+    clip = np.stack([image, image // 2, image])
+    assert native.frames(clip).shape == (3, 3, 56, 56)
+    native = NativeResolution(size=56, min_tokens=4, max_tokens=64, frame_tokens=[2, 20])
+    shown = native.frames(clip)
+    assert shown.shape == (3, 3, 84, 140 + 28) and native.most_frame == 5
 
 
+@pytest.mark.parametrize("frame_tokens", [None, (2, 20)])
 @pytest.mark.parametrize("video", [False, True])
-def test_lengths_are_those_of_the_conversation(video):
+def test_lengths_are_those_of_the_conversation(video, frame_tokens):
     inputs = GroundingInputs(
         tokenizer=byte_tokenizer(),
         template="qwen_chat",
-        tiles=NativeResolution(size=56, min_tokens=4, max_tokens=64),
+        tiles=NativeResolution(size=56, min_tokens=4, max_tokens=64, frame_tokens=frame_tokens),
         tokens_per_tile=4,
         grounding_size=32,
         max_length=512,
@@ -57,10 +62,14 @@ def test_lengths_are_those_of_the_conversation(video):
     pixels = inputs.pixel_values(frames, video=video)
     turns = [("where ?", "there .")]
     encoded = inputs.conversation(turns, tiles=pixels, video=video, name="x")
-    seen = dict(frames=3) if video else dict(size=(90, 200))
-    assert inputs.length(turns, name="x", **seen) == len(encoded.input_ids)
+    seen = dict(frames=3) if video else {}
+    assert inputs.length(turns, name="x", size=(90, 200), **seen) == len(encoded.input_ids)
+    if video:  # of unknown size: as large as they come
+        more = 0 if frame_tokens is None else 3 * (20 - 18)
+        assert inputs.length(turns, name="x", frames=3) == len(encoded.input_ids) + more
     context = inputs.tokenizer.get_vocab()["<IMG_CONTEXT>"]
-    assert (encoded.input_ids == context).sum() == (3 * 4 if video else 3 * 7)
+    of_frame = 4 if frame_tokens is None else 18
+    assert (encoded.input_ids == context).sum() == (3 * of_frame if video else 3 * 7)
     prompt = inputs.prompt("where ?", tiles=pixels, video=video, name="x")
     assert torch.equal(encoded.input_ids[: len(prompt)], prompt)
 

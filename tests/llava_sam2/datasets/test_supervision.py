@@ -56,7 +56,8 @@ SPECIAL = [
     *("<|vision_start|>", "<|image_pad|>", "<|vision_end|>"),
 ]
 SAID = f"""{VICUNA} You are system USER ASSISTANT : - < > ? There 0 1 2 3 4 5 6 7 8 9 segment track
-find when is the left square right circle dog it no here there one region in picture what hello
+find when is the left square right circle dog it no here there are one part region regions in
+picture what hello
 describe image see and box for""".split()
 
 
@@ -202,7 +203,7 @@ def test_region(inputs, image):
     row = RegionRow(still(image, masks=[whole]), turns)
     sample = RegionDataset(rows=[row], inputs=inputs)[0]
     region = f"<vp> {'{context} ' * 4}</vp>"
-    shown = f"There is 1 region in the picture : region 1 {region} ."
+    shown = f"There are 1 part regions in the picture : region 1 {region} ."
     question = f"{{image}} ⏎ {shown} ⏎ what is region 1 ?"
     check(sample, inputs, (question, "dog"), ("hello", "no"))
 

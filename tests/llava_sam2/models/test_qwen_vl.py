@@ -292,7 +292,7 @@ def test_regions_lie_on_the_grid_of_an_image_of_any_size(mllm):
         tiles=sample.pixel_values,
         video=False,
         name="image",
-        region_tokens=[3],
+        regions=region,
     )
     ids = encoded.input_ids[None]
     embedded = mllm.embed(ids, sample.pixel_values, regions=[region])[0]
