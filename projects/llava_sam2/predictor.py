@@ -179,9 +179,8 @@ class GroundedPredictor:
         if tokens is None:
             return _answers(replies, [])
         features = self._features(frames, len(tokens))
-        return _answers(
-            replies, [_to_rle(decode_language(self.model.grounding, features, tokens).masks, image)]
-        )
+        found = decode_language(self.model.grounding, features, tokens)
+        return _answers(replies, [_to_rle(found.masks, image)])
 
     @torch.no_grad()
     def video(
@@ -291,7 +290,6 @@ class GroundedPredictor:
                 memory,
                 prompt=Prompt(tokens=tokens[:, None]),
                 use_memory=False,
-                multimask=False,
             )
             yield index, _to_rle(output.masks, frames[place])
 

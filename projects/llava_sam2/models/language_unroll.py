@@ -78,7 +78,6 @@ class LanguageUnroll:
                 memory,
                 prompt=prompt,
                 use_memory=prompt is None,
-                multimask=None if prompt is None else False,
             )
             rows.append(row if counted else row[:0])
             outputs.append(_parts(output, len(rows[-1])))

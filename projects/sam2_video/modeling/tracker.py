@@ -211,15 +211,13 @@ class Tracker:
             stability_fallback=self.policy.stability_fallback,
             recompute=recompute,
         )
-        best = candidates.iou.argmax(dim=1)
-        rows = torch.arange(len(best), device=best.device)
-        token = candidates.tokens[rows, best]
+        best = candidates.best()
         return FrameOutput(
-            masks=candidates.masks[rows, best][:, None],
+            masks=best.masks,
             candidates=candidates,
-            pointer=self.model.object_pointer(token, candidates.pointer_logits),
-            object_logits=candidates.object_logits,
-            iou=candidates.iou[rows, best],
+            pointer=self.model.object_pointer(best.tokens[:, 0], best.pointer_logits),
+            object_logits=best.object_logits,
+            iou=best.iou[:, 0],
         )
 
     def remember(

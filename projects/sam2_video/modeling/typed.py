@@ -169,6 +169,17 @@ class MaskCandidates:
             tokens=self.tokens.expand(-1, candidates, -1),
         )
 
+    def best(self) -> MaskCandidates:
+        """Of each row the candidate with the highest predicted IoU, alone."""
+        rows = torch.arange(len(self.iou), device=self.iou.device)
+        chosen = rows, self.iou.argmax(dim=1)
+        return replace(
+            self,
+            masks=self.masks[chosen][:, None],
+            iou=self.iou[chosen][:, None],
+            tokens=self.tokens[chosen][:, None],
+        )
+
     def hide_absent(self) -> MaskCandidates:
         """Masks of rows whose object is absent become ``ABSENT_LOGIT``, without gradient."""
         present = (self.object_logits > 0)[:, :, None, None]

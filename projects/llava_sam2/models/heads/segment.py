@@ -3,7 +3,7 @@
     hidden at [SEG] [K, D] ──► text_hidden_fcs ──► tokens [K, C] ─┐ one row for each
     frames [F, 3, S, S] ──► SAM 2: encode_frames ──► features ────┤ (expression, frame)
                                                                   ▼
-                           masks [R, 4h, 4w] ◄── SAM 2: decode_masks, single mask
+          masks [R, 4h, 4w] ◄── the best of three ◄── SAM 2: decode_masks
 
 Sa2VA's segmentation path (Yuan et al., 2025). Shapes: K expressions and F frames of all samples
 together; R rows; every expression is decoded on every frame of its sample, in the order
@@ -36,17 +36,20 @@ def decode_language(
 ) -> MaskCandidates:
     """Masks of R rows from one language token each, without memory; training and inference alike.
 
+    SAM 2's rule for a frame without points holds, as in the released models: its decoder makes
+    three masks, of which the one with the highest predicted IoU is taken; the toy one makes one.
+
     Args:
         features: of R rows, raw.
         tokens: ``[R, C]`` from :meth:`SegmentHead.project`.
         decoder: None, or ``grounding.propagation_decoder``.
 
     Returns:
-        One candidate a row, raw: an absent object is not blanked out.
+        The best candidate of each row, raw: an absent object is not blanked out.
     """
     conditioned = features.with_embed(grounding.add_no_memory(features.embed))
     prompt = Prompt(tokens=tokens[:, None])  # decode_masks puts the empty point beside it
-    return grounding.decode_masks(conditioned, prompt, multimask=False, decoder=decoder)
+    return grounding.decode_masks(conditioned, prompt, decoder=decoder).best()
 
 
 class SegmentHead(nn.Module):
