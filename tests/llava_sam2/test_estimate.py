@@ -31,9 +31,10 @@ def recomputing_toy(*, tokenizer, template, seed=0):
     return mllm
 
 
-def small(path: Path, batch_size: int = 2):
+def small(path: Path, batch_size: int = 2, precision: str = "fp32"):
     """The toy configs with their clips and images, but fewer of them."""
     cfg = load_config(path)
+    cfg.precision = precision
     cfg.train_dataloader["batch_size"] = batch_size
     for entry in cfg.train_dataloader["datasets"]:
         entry.pop("batch_size", None)
@@ -58,19 +59,21 @@ def compare(cfg) -> dict[str, tuple[float, float]]:
 def assert_close(ratios, *, batches: int) -> None:
     """Kernels' own scratch memory belongs to no tensor: the peak is allowed to differ by more."""
     assert len(ratios) >= batches
-    wrong = {k: r for k, r in ratios.items() if abs(r[0] - 1) > 0.05 or abs(r[1] - 1) > 0.15}
+    wrong = {k: r for k, r in ratios.items() if abs(r[0] - 1) > 0.03 or abs(r[1] - 1) > 0.1}
     assert not wrong
 
 
-def clips(batch_size: int = 1):
-    cfg = small(STAGE1, batch_size)
+def clips(precision: str = "fp32"):
+    cfg = small(STAGE1, 1, precision)
     cfg.train_dataloader["datasets"] = cfg.train_dataloader["datasets"][-1:]
     return cfg
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-def test_clips(recompute):
-    cfg = clips()
+@pytest.mark.parametrize(
+    ("recompute", "precision"), [(False, "bf16"), (True, "bf16"), (True, "fp32")]
+)
+def test_clips(recompute, precision):
+    cfg = clips(precision)
     cfg.model["sam2"] = dict(type=recomputing_sam2, parts=recompute)
     assert_close(compare(cfg), batches=1)
 
@@ -90,8 +93,9 @@ def test_every_task_of_the_grounded_model():
     assert_close(ratios, batches=5)
 
 
-def test_frozen_parts_lora_checkpointing_and_chunks():
-    cfg = small(GROUNDED, 3)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_frozen_parts_lora_checkpointing_and_chunks(precision):
+    cfg = small(GROUNDED, 3, precision)
     cfg.model["mllm"] = dict(
         type=recomputing_toy, tokenizer=dict(type=byte_tokenizer), template="qwen_chat"
     )
@@ -103,6 +107,8 @@ def test_frozen_parts_lora_checkpointing_and_chunks():
     cfg.train_dataloader["datasets"] = [
         entry for entry in cfg.train_dataloader["datasets"] if "expressions" in entry["dataset"]
     ][:1]
+    # a CPU counts booleans by copying them to int64, with larger masks that would be the peak
+    cfg.train_dataloader["datasets"][0]["dataset"]["mask_size"] = 64
     assert_close(compare(cfg), batches=1)
 
 

@@ -36,6 +36,7 @@ _PRECISE = ("layer_norm", "group_norm", "softmax", "log_softmax")
 _HALVES = (torch.bfloat16, torch.float16)
 _PIXELS = 2**20  # integers of this number and more are those of pictures
 _CPU = torch.device("cpu")
+_DEVICE = torch.ops.prim.device.default  # autocast asks for it, and leaves alone what is on meta
 
 
 @dataclass
@@ -109,6 +110,8 @@ class Shape(Tensor):
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         """Outside of :func:`without_contents`, where nothing is counted."""
+        if func is _DEVICE:
+            return _CPU
         return _wrap(_on_meta(func, args, kwargs or {}))
 
 
@@ -120,6 +123,8 @@ class _Shapes(TorchDispatchMode):
         self.ledger = ledger
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is _DEVICE:
+            return _CPU
         out = self._answer(func, args, kwargs or {})
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
