@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from projects.llava_sam2.datasets.pixels import TILE_MODE, check_bounds, resize
+from projects.llava_sam2.datasets.pixels import check_bounds, resize
 
 
 class NativeResolution:
@@ -91,11 +91,11 @@ class NativeResolution:
 
     def image(self, image: np.ndarray) -> Tensor:
         """An image uint8 [H, W, 3] as uint8 [1, 3, rows * token, columns * token]."""
-        return resize(image[None], self.overview(*image.shape[:2]), TILE_MODE)
+        return resize(image[None], self.overview(*image.shape[:2]))
 
     def frames(self, frames: np.ndarray) -> Tensor:
         """Video frames uint8 [T, H, W, 3], each as an image is or as a square: [T, 3, h, w]."""
-        return resize(frames, self._frame(*frames.shape[1:3]), TILE_MODE)
+        return resize(frames, self._frame(*frames.shape[1:3]))
 
     def _frame(self, height: int, width: int) -> tuple[int, int]:
         if self.frame_tokens is None:

@@ -11,24 +11,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# What the released models were trained with: InternVL's tiles are resampled bicubically, SAM 2's
-# frames bilinearly; both with antialiasing (Pillow's way, to which torch's differs by rounding).
-FRAME_MODE, TILE_MODE = "bilinear", "bicubic"
 
-
-def resize_frames(frames: np.ndarray, size: int, *, mode: str = FRAME_MODE) -> Tensor:
+def resize_frames(frames: np.ndarray, size: int) -> Tensor:
     """Frames uint8 [T, H, W, 3] to a square, aspect not kept: uint8 [T, 3, size, size]."""
-    return resize(frames, (size, size), mode)
+    return resize(frames, (size, size))
 
 
-def resize(frames: np.ndarray, size: tuple[int, int], mode: str) -> Tensor:
-    """Frames uint8 [T, H, W, 3] to uint8 [T, 3, height, width]."""
+def resize(frames: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """Frames uint8 [T, H, W, 3] to uint8 [T, 3, height, width].
+
+    Bicubic with antialiasing, as the released models saw InternVL's tiles and SAM 2's frames alike:
+    what Pillow does by default. torch's rounds otherwise, by 2 of 255 at most, in less than one of
+    100 values of a photograph.
+    """
     resized = torch.empty((len(frames), 3, *size), dtype=torch.uint8)
     for frame, out in zip(frames, resized, strict=True):  # one by one stays within the cache
         pixels = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None]
         if pixels.shape[-2:] != size:
             pixels = F.interpolate(
-                pixels, size=size, mode=mode, align_corners=False, antialias=True
+                pixels, size=size, mode="bicubic", align_corners=False, antialias=True
             )
         out.copy_(pixels[0])
     return resized
@@ -37,7 +38,9 @@ def resize(frames: np.ndarray, size: tuple[int, int], mode: str) -> Tensor:
 def resize_masks(masks: np.ndarray, size: int) -> Tensor:
     """Masks bool [..., H, W] to bool [..., size, size]: each new pixel takes the nearest one.
 
-    "nearest-exact" looks under the centre of the new pixel, as the mask logits do.
+    "nearest-exact" looks under the centre of the new pixel, as the mask logits do. Sa2VA's own
+    training takes "nearest", which looks under its corner: at a quarter of the size, targets lie
+    1.5 pixels to the right of and below what they are compared with.
     """
     flat = torch.from_numpy(np.ascontiguousarray(masks)).to(torch.uint8)
     flat = flat.reshape(-1, 1, *masks.shape[-2:])
@@ -90,7 +93,7 @@ class Squares:
         return self.size, self.size
 
     def frames(self, frames: np.ndarray) -> Tensor:
-        return resize_frames(frames, self.size, mode=TILE_MODE)
+        return resize_frames(frames, self.size)
 
 
 class SingleTile(Squares):
@@ -105,7 +108,7 @@ class SingleTile(Squares):
         return 1
 
     def image(self, image: np.ndarray) -> Tensor:
-        return resize_frames(image[None], self.size, mode=TILE_MODE)
+        return resize_frames(image[None], self.size)
 
 
 def check_bounds(what: str, least: int, most: int) -> None:
@@ -172,11 +175,11 @@ class DynamicTiles(Squares):
     def image(self, image: np.ndarray) -> Tensor:
         height, width = image.shape[:2]
         columns, rows = self.grid(width, height)
-        whole = resize(image[None], (rows * self.size, columns * self.size), TILE_MODE)[0]
+        whole = resize(image[None], (rows * self.size, columns * self.size))[0]
         tiles = whole.unflatten(2, (columns, self.size)).unflatten(1, (rows, self.size))
         tiles = tiles.permute(1, 3, 0, 2, 4).flatten(0, 1)  # row by row
         if self.thumbnail and len(tiles) > 1:
-            tiles = torch.cat([tiles, resize_frames(image[None], self.size, mode=TILE_MODE)])
+            tiles = torch.cat([tiles, resize_frames(image[None], self.size)])
         return tiles.contiguous()
 
 
