@@ -16,7 +16,8 @@ from mmengine.config import DictAction  # noqa: E402
 
 import projects  # noqa: E402, F401  (compatibility lines first)
 from projects.common.engine.config import load_config  # noqa: E402
-from projects.common.engine.memory import OFFLOADS, Run, table  # noqa: E402
+from projects.common.engine.memory import OFFLOADS, Run  # noqa: E402
+from projects.common.engine.memory_page import table  # noqa: E402
 from projects.common.progress import track  # noqa: E402
 from projects.llava_sam2.estimate import Estimate  # noqa: E402
 

@@ -157,17 +157,15 @@ def trainable_table(module: nn.Module, *, depth: int | None = None) -> str:
     """A table of parameter counts by part: trainable, frozen, total, with totals.
 
     Args:
-        depth: how many parts of a name tell parts apart; None: one more than all names share, so
-            that a model inside of another is not a single row.
+        depth: of :func:`parts`.
     """
-    if depth is None:
-        depth = _shared_depth([name for name, _ in module.named_parameters()]) + 1
     counts: dict[str, list[int]] = {}
-    for name, parameter in module.named_parameters():
-        part = ".".join(name.split(".")[:depth])
-        # DeepSpeed ZeRO-3 leaves an empty tensor behind and keeps the real count aside
-        size = getattr(parameter, "ds_numel", parameter.numel())
-        counts.setdefault(part, [0, 0])[0 if parameter.requires_grad else 1] += size
+    for part, parameters in parts(module, depth=depth).items():
+        counts[part] = [0, 0]
+        for parameter in parameters:
+            # DeepSpeed ZeRO-3 leaves an empty tensor behind and keeps the real count aside
+            size = getattr(parameter, "ds_numel", parameter.numel())
+            counts[part][0 if parameter.requires_grad else 1] += size
     counts["total"] = [sum(c[0] for c in counts.values()), sum(c[1] for c in counts.values())]
     rows = [("part", "trainable", "frozen", "total")]
     rows += [(part, f"{t:,}", f"{f:,}", f"{t + f:,}") for part, (t, f) in counts.items()]
@@ -179,6 +177,21 @@ def trainable_table(module: nn.Module, *, depth: int | None = None) -> str:
         )
         for row in rows
     )
+
+
+def parts(module: nn.Module, *, depth: int | None = None) -> dict[str, list[nn.Parameter]]:
+    """Parameters by the part of a module that they belong to.
+
+    Args:
+        depth: how many parts of a name tell parts apart; None: one more than all names share, so
+            that a model inside of another is not a single part.
+    """
+    if depth is None:
+        depth = _shared_depth([name for name, _ in module.named_parameters()]) + 1
+    found: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        found.setdefault(".".join(name.split(".")[:depth]), []).append(parameter)
+    return found
 
 
 def _shared_depth(names: Sequence[str]) -> int:

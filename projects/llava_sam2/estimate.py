@@ -27,8 +27,8 @@ from projects.common.engine.memory import (
     checkpoint_bytes,
     needs,
     optimizer_bytes,
-    report,
 )
+from projects.common.engine.memory_page import report
 from projects.common.engine.model import TrainableModel, build_model
 from projects.llava_sam2.hf.architectures import RELEASED
 from projects.llava_sam2.hf.placeholder import byte_tokenizer

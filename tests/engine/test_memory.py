@@ -20,10 +20,9 @@ from projects.common.engine.memory import (
     GATHERED,
     Run,
     needs,
-    readable,
-    table,
     training_bytes,
 )
+from projects.common.engine.memory_page import readable, table
 from projects.common.engine.model import TrainableModel
 from tests.engine import zero_bytes
 from tests.engine.dummy import DummyBatch
@@ -152,7 +151,33 @@ def test_what_is_moved_to_the_host_is_not_on_the_gpu():
     assert needed(Run(8, 3), large).stays["gathered weights"] == pytest.approx(4 * GATHERED)
 
 
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize(
+    ("stage", "weights", "gradients", "state", "own"),
+    [
+        (0, 10_000, 4000, 8000, None),
+        (1, 10_000, 4000, 1000, 500),
+        (2, 10_000, 500, 1000, 500),
+        (3, 1250, 500, 1000, 500),
+    ],
+)
+def test_stages_share_what_the_paper_says(stage, weights, gradients, state, own):
+    """1000 float32 that train beside 3000 frozen bfloat16, Adam, eight GPUs."""
+    model = nn.Module()
+    model.tuned = nn.Linear(40, 25, bias=False)
+    model.frozen = nn.Linear(60, 50, bias=False).bfloat16().requires_grad_(False)
+    run = needed(Run(8, stage), model)
+    expected = {"weights, buffers": weights, "gradients": gradients, "optimizer state": state}
+    expected |= {} if own is None else {"own share, float32": own}
+    assert {name: run.stays[name] for name in expected} == expected
+    assert ("own share, float32" in run.stays) == (own is not None)
+    share = 8 if stage == 3 else 1
+    assert run.parts["tuned"]["weights"] == 4000 / share
+    assert run.parts["frozen"]["weights"] == 6000 / share
+    assert run.parts["tuned"]["gradients"] == gradients
+    assert run.parts["frozen"]["gradients"] == run.parts["frozen"]["optimizer state"] == 0
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
 def test_zero_holds_what_is_counted(stage, tmp_path):
     """On both of two ranks, by DeepSpeed's own tensors."""
     out = tmp_path / "held"
@@ -174,7 +199,7 @@ def test_zero_holds_what_is_counted(stage, tmp_path):
         ((0, 2), "0 GPUs: give their number"),
         ((8, 4), "stages 1, 2 and 3"),
         ((8, 2, "all"), "takes ZeRO-3"),
-        ((8, 0, "optimizer"), "takes ZeRO-1, 2 or 3"),
+        ((8, 1, "optimizer"), "takes ZeRO-2 or 3"),
         ((8, 2, "disk"), "none of none, optimizer, all"),
     ],
 )

@@ -41,8 +41,11 @@ def main() -> None:
     engine, optimizer, *_ = deepspeed.initialize(
         model=model, optimizer=torch.optim.AdamW(trained, lr=0.1), config=config
     )
+    during = _watch_gradients(trained)
     engine.backward(engine(torch.ones(2, WIDTH)).square().mean())
-    held = {"weights, buffers": _weights(model), "gradients": _gradients(optimizer, trained)}
+    stage = config["zero_optimization"]["stage"]
+    gradients = max(during) if stage == 1 else _gradients(optimizer, trained)
+    held = {"weights, buffers": _weights(model), "gradients": gradients}
     engine.step()
     held["optimizer state"] = _state(optimizer.optimizer)
     held["own share, float32"] = _own(optimizer)
@@ -55,6 +58,16 @@ def _bytes(tensors: Any) -> int:
 
 def _weights(model: nn.Module) -> int:
     return _bytes(getattr(p, "ds_tensor", p) for p in model.parameters())
+
+
+def _watch_gradients(trained: list[nn.Parameter]) -> list[int]:
+    """Filled by backward: bytes of whole gradients, whenever there is one more."""
+    seen: list[int] = []
+    for parameter in trained:
+        parameter.register_post_accumulate_grad_hook(
+            lambda _: seen.append(_bytes(p.grad for p in trained if p.grad is not None))
+        )
+    return seen
 
 
 def _gradients(optimizer: Any, trained: list[nn.Parameter]) -> int:

@@ -8,7 +8,7 @@ a step on tensors without contents (fake_step.py) ─► activations, at their p
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from torch import nn
 from projects.common import registry
 from projects.common.engine.checkpoints import names_to_save
 from projects.common.engine.fake_step import Held
-from projects.common.freezing import trainable_table
+from projects.common.freezing import parts
 
 _FLOAT = 4  # bytes: gradients and averages are float32 with every precision
 BUCKET = 500_000_000  # DeepSpeed's largest bucket, in elements
@@ -54,8 +54,8 @@ class Run:
             raise ValueError(f"offload {self.offload!r} is none of {', '.join(OFFLOADS)}")
         if self.offload == "all" and self.zero_stage != 3:
             raise ValueError("offload 'all' moves weights to the host, which takes ZeRO-3")
-        if self.offload == "optimizer" and self.zero_stage == 0:
-            raise ValueError("offload 'optimizer' takes ZeRO-1, 2 or 3")
+        if self.offload == "optimizer" and self.zero_stage < 2:
+            raise ValueError("offload 'optimizer' takes ZeRO-2 or 3")
 
     def __str__(self) -> str:
         name = f"ZeRO-{self.zero_stage}" if self.zero_stage else "data parallelism"
@@ -72,6 +72,7 @@ class Needs:
         stays: what stays through a step, by what it is.
         steps: activations of each kind of batch.
         host: bytes that each process keeps in the host's memory.
+        parts: what goes with the parameters of each part, see :func:`shares`.
     """
 
     run: Run
@@ -80,6 +81,7 @@ class Needs:
     stays: Mapping[str, int]
     steps: Mapping[str, Held]
     host: int
+    parts: Mapping[str, Mapping[str, float]]
 
     @property
     def activations(self) -> int:
@@ -120,7 +122,10 @@ def needs(
     host = sum(everything[name] - stays[name] for name in everything)
     parameters = sum(p.numel() for p in model.parameters())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return Needs(run, parameters, trainable, stays, dict(steps), host)
+    by_part = {
+        part: shares(kept, run, state_per_element=state) for part, kept in parts(model).items()
+    }
+    return Needs(run, parameters, trainable, stays, dict(steps), host, by_part)
 
 
 def training_bytes(
@@ -139,30 +144,46 @@ def training_bytes(
         state_per_element: bytes of optimizer state of one trainable number.
         gpus, zero_stage, ema, offload: of the run.
     """
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     elements = sum(p.numel() for p in model.parameters())
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     stored = sum(p.numel() * p.element_size() for p in model.parameters())
     buffers = sum(b.numel() * b.element_size() for b in model.buffers())
-    weights = stored / gpus if zero_stage == 3 else stored
-    gradients = trainable * _FLOAT
-    sizes = {
-        "weights, buffers": (0 if offload == "all" else weights) + buffers,
-        "gradients": gradients / gpus if zero_stage >= 2 else gradients,
-        "optimizer state": trainable * state_per_element / (gpus if zero_stage else 1),
-    }
+    run = Run(gpus, zero_stage, offload)
+    sizes = shares(model.parameters(), run, state_per_element=state_per_element)
+    sizes = {"weights, buffers": sizes.pop("weights") + buffers, **sizes}
     if zero_stage:
-        sizes["own share, float32"] = trainable * _FLOAT / gpus  # what the optimizer updates
         sizes["gradient buckets"] = 2 * min(trainable, BUCKET) * _FLOAT  # two, to overlap
     elif gpus > 1:
-        sizes["gradient buckets"] = gradients
+        sizes["gradient buckets"] = trainable * _FLOAT
     if zero_stage == 3:
         sizes["gathered weights"] = stored * min(1, GATHERED / max(elements, 1))
     if ema:
         sizes["average"] = trainable * _FLOAT
-    if offload != "none":
-        for name in ("optimizer state", "own share, float32", "gradients"):
-            sizes[name] = 0
     return {name: round(size) for name, size in sizes.items()}
+
+
+def shares(
+    parameters: Iterable[nn.Parameter], run: Run, *, state_per_element: float
+) -> dict[str, float]:
+    """Bytes per GPU that go with some parameters of a model, and add up over its parts.
+
+    ZeRO-1 shares the optimizer's state, and its copy of the weights; ZeRO-2 gradients too (stage 1
+    keeps them whole until backward has ended), ZeRO-3 weights too (Rajbhandari et al., 2020).
+    """
+    kept = list(parameters)
+    updated = sum(p.numel() for p in kept if p.requires_grad)
+    stored = sum(p.numel() * p.element_size() for p in kept)
+    first, second, third = (run.gpus if run.zero_stage >= stage else 1 for stage in (1, 2, 3))
+    sizes = {
+        "weights": 0 if run.offload == "all" else stored / third,
+        "gradients": updated * _FLOAT / second,
+        "optimizer state": updated * state_per_element / first,
+    }
+    if run.zero_stage:
+        sizes["own share, float32"] = updated * _FLOAT / first  # what the optimizer updates
+    if run.offload != "none":
+        sizes |= dict.fromkeys(("gradients", "optimizer state", "own share, float32"), 0)
+    return sizes
 
 
 def optimizer_bytes(config: Mapping[str, Any]) -> float:
@@ -187,73 +208,3 @@ def checkpoint_bytes(
     own_copies = {0: 0, 3: 1}.get(zero_stage, 2)  # DeepSpeed's shards hold the weights as well
     per_element = state_per_element + own_copies * _FLOAT
     return round(weights * (2 if ema else 1) + trainable * per_element)
-
-
-def report(
-    model: nn.Module, needed: Needs, others: Mapping[str, Needs], checkpoint: int, hints: str
-) -> str:
-    """A page: parameters by part, bytes by kind and by batch, what it fits.
-
-    Args:
-        others: the same config run otherwise, by what to say on the command line.
-        checkpoint: bytes of a checkpoint.
-        hints: how this kind of model can do with less activations.
-    """
-    return "\n".join([*_lines(model, needed, checkpoint), *_verdict(needed, others, hints)])
-
-
-def _lines(model: nn.Module, needed: Needs, checkpoint: int) -> Iterator[str]:
-    yield from (trainable_table(model), "", f"per GPU, {needed.run}:")
-    for name, size in needed.stays.items():
-        yield f"  {name:<24}{readable(size):>12}"
-    yield f"  {'activations, peak':<24}{readable(needed.activations):>12}"
-    yield f"  {'fragments, CUDA (assumed)':<24}{readable(_beside(needed)):>11}"
-    yield f"  {'sum':<24}{readable(needed.total):>12}"
-    if needed.host:
-        yield f"  {'host, per process':<24}{readable(needed.host):>12}"
-    yield from ("", "activations by batch: held for backward, peak")
-    for name, held in needed.steps.items():
-        yield f"  {readable(held.forward):>12}{readable(held.peak):>12}  {name}"
-    yield from ("", f"a checkpoint: {readable(checkpoint)}")
-
-
-def _beside(needed: Needs) -> int:
-    return needed.total - sum(needed.stays.values()) - needed.activations
-
-
-def _verdict(needed: Needs, others: Mapping[str, Needs], hints: str) -> Iterator[str]:
-    """A line for each card; what else was counted and fits stands behind a no."""
-    for card in CARDS:
-        if needed.fits(card):
-            yield f"fits on {card}: yes"
-            continue
-        fitting = [name for name, other in others.items() if other.fits(card)]
-        tries = f"try {fitting[0]}" if fitting else f"try {hints}"
-        yield f"fits on {card}: no, {tries}"
-
-
-def table(rows: Sequence[tuple[str, Sequence[Needs]]]) -> str:
-    """Markdown, a row for each config: its size, its activations, and its sum in each run.
-
-    Args:
-        rows: name of a config, and what it needs in the same runs for all.
-    """
-    runs = [str(needed.run) for needed in rows[0][1]]
-    head = ["config", "parameters", "trained", "activations", *(f"{run}: sum" for run in runs)]
-    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
-    for name, needed in rows:
-        first = needed[0]
-        sums = [f"{readable(one.total)} ({_smallest(one)})" for one in needed]
-        millions = [f"{number / 1e6:,.0f} M" for number in (first.parameters, first.trainable)]
-        lines.append([name, *millions, readable(first.activations), *sums])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _smallest(needed: Needs) -> str:
-    """The smallest card that it fits."""
-    fitting = [card for card in CARDS if needed.fits(card)]
-    return fitting[-1] if fitting else "none"
-
-
-def readable(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

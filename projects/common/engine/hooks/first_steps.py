@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from projects.common.engine.fake_step import Ledger
-from projects.common.engine.memory import readable
+from projects.common.engine.memory_page import readable
 
 
 class FirstStepsHook(Hook):
