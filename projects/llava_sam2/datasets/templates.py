@@ -19,6 +19,8 @@ import numpy as np
 
 from projects.common.conversation import SEG
 
+# Evaluation asks the first of a list (``Templates.first``): of images and videos, what the released
+# Sa2VA is evaluated with.
 IMAGE_QUESTIONS = (
     "Please segment {expression} in this image.",
     "Can you mark {expression} in the picture with a mask?",
@@ -31,7 +33,7 @@ IMAGE_QUESTIONS = (
 )
 
 VIDEO_QUESTIONS = (
-    "Please segment {expression} throughout this video.",
+    "Please segment {expression}.",
     "Can you follow {expression} in the video with a mask?",
     "Where in these frames is {expression}? Answer with a mask.",
     "Track {expression} from the first frame to the last.",
