@@ -111,11 +111,14 @@ def test_a_storage_counts_once_and_until_it_is_gone():
     assert ledger.live == 0
 
 
-def test_the_first_steps_are_logged_with_what_they_hold(caplog):
-    model = Stack().train()
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_first_steps_are_logged_with_what_they_hold(compiled, caplog):
+    model, graphs = Stack().train(), []
+    if compiled:
+        model.layer = torch.compile(model.layer, backend=partial(aot_eager, graphs))
     logger = logging.getLogger("first steps")
     runner = SimpleNamespace(iter=5, strategy=SimpleNamespace(module=model), logger=logger)
-    expected, _ = measure_step(model, batch)
+    expected, _ = measure_step(Stack().train(), batch)
     hook = FirstStepsHook(steps=2)
     hook.before_train(runner)
     with caplog.at_level(logging.INFO):
@@ -126,12 +129,20 @@ def test_the_first_steps_are_logged_with_what_they_hold(caplog):
             model.parse_losses(losses)[0].backward()
             hook.after_train_iter(runner, step, data, losses)
     hook.after_train(runner)
-    lines = [record.getMessage() for record in caplog.records]
+    lines = [r.getMessage() for r in caplog.records if r.name == logger.name]
     assert [line.split(":")[0] for line in lines] == ["step 6 (sum)", "step 7 (sum)"]
     held = float(lines[0].split()[3]) * 2**20
     inputs = batch().inputs.nbytes + batch().targets.nbytes  # made before forward
     assert held == pytest.approx(expected - inputs, rel=0.02)
     assert not model._forward_hooks and not model._forward_pre_hooks
+    # of the first layer, whose input needs no gradient, and of the others; none after the hook
+    assert len(graphs) == (2 if compiled else 0)
+
+
+def aot_eager(graphs: list, graph, inputs):
+    """Forward and backward as compilers get them, run by torch's kernels."""
+    graphs.append(graph)
+    return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
 
 
 def needed(run: Run, model: nn.Module | None = None):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -93,11 +94,32 @@ class _Watch:
 
 
 class _Counting(TorchDispatchMode):
-    """Counts the tensors that are made while it is on."""
+    """Counts the tensors that are made while it is on.
+
+    What compiled code makes is no operation of torch's: of that, what it keeps for backward counts.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.ledger = Ledger(block=1)
+        self._saved = saved_tensors_hooks(self._keep, lambda tensor: tensor)
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Otherwise torch.compile would pass over what runs first in here, and for good."""
+        return True
+
+    def __enter__(self) -> _Counting:
+        self._saved.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._saved.__exit__(*error)
+
+    def _keep(self, tensor: Tensor) -> Tensor:
+        self.ledger.add(tensor)
+        return tensor
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
