@@ -16,30 +16,26 @@ memory than a short one.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 
 from projects.common.masks import Rle, decode_rle, encode_rle
 from projects.llava_sam2.datasets.frame_samplers import FrameSampler, UniformFrames
-from projects.llava_sam2.datasets.inputs import GroundingInputs, Turn
-from projects.llava_sam2.models.adapter import LanguageAdapter
+from projects.llava_sam2.datasets.inputs import GroundingInputs
 from projects.llava_sam2.models.heads.segment import decode_language
 from projects.llava_sam2.models.sa2va import Sa2VA
-from projects.llava_sam2.models.seg_tokens import gather_seg
-from projects.llava_sam2.models.visual_tokens import Grid
+from projects.llava_sam2.region import Region, check_places, region_masks
+from projects.llava_sam2.replies import Replies, Reply
 from projects.sam2_video.modeling import FrameFeatures, MemoryBank, Prompt, Tracker, TrackingPolicy
+from projects.sam2_video.object_prompts import ObjectPrompt, to_network
 
 HEAD = "segment"
-PAD = -1  # no token's id
 
 
 class Frames(Protocol):
@@ -74,33 +70,6 @@ class Answer:
         return np.stack([self.mask(frame, segment) for frame in range(len(self.masks[segment]))])
 
 
-@dataclass
-class _Reply:
-    """What the language model says to one question."""
-
-    text: str
-    seg_hidden: Tensor  # [K, D]
-
-
-@dataclass
-class _Seen:
-    """Pictures that have passed the vision tower, for any number of questions."""
-
-    pixel_values: Tensor  # [N, 3, h, w]
-    visual: Tensor  # [N, V, W]
-    grids: list[Grid] | None  # of the N; None: squares
-
-    @classmethod
-    def by(cls, mllm: LanguageAdapter, pixel_values: Tensor) -> _Seen:
-        visual, grids = mllm.visual_features(pixel_values), mllm.grids(pixel_values)
-        return cls(pixel_values, visual, grids)
-
-    def repeated(self, times: int) -> dict[str, Any]:
-        """For so many prompts about the same pictures."""
-        grids = None if self.grids is None else self.grids * times
-        return {"visual": self.visual.repeat(times, 1, 1), "grids": grids}
-
-
 class GroundedPredictor:
     """Answers questions about images and videos; several questions at once share the pictures.
 
@@ -116,7 +85,9 @@ class GroundedPredictor:
         hide_absent: let the object score blank the masks of prompted frames. Off, as in training,
             where the language prompt does not teach that score.
         tracking: switches of the propagation; None: as in training.
-        seed: for frame samplers that draw.
+        temperature, top_p: 0 is the likeliest answer; otherwise answers are sampled, each from
+            ``seed`` and its question's place alone.
+        seed: of what is drawn: answers, and frames where the sampler draws.
 
     Raises:
         ValueError: "original" without a kept decoder.
@@ -134,6 +105,8 @@ class GroundedPredictor:
         batch_size: int = 16,
         hide_absent: bool = False,
         tracking: TrackingPolicy | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
         seed: int = 0,
     ) -> None:
         if propagation_decoder not in ("original", "tuned", None):
@@ -150,9 +123,16 @@ class GroundedPredictor:
         self.inputs = inputs
         self.frames = frames or UniformFrames(num=5)
         self.decoder = None if propagation_decoder == "tuned" else kept
-        self.max_new_tokens = max_new_tokens
-        self.use_visual = use_visual
-        self.batch_size = batch_size
+        self.replies = Replies(
+            mllm=model.mllm,
+            inputs=inputs,
+            max_new_tokens=max_new_tokens,
+            use_visual=use_visual,
+            batch_size=batch_size,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+        )
         self.prompter = Tracker(model.grounding, policy=TrackingPolicy(hide_absent=hide_absent))
         self.tracker = Tracker(model.grounding, policy=tracking)
         self.seed = seed
@@ -163,18 +143,27 @@ class GroundedPredictor:
         image: np.ndarray,
         questions: Sequence[str],
         *,
+        regions: Sequence[Sequence[Region | np.ndarray]] | None = None,
         forced: Sequence[str] | None = None,
         name: str = "image",
     ) -> list[Answer]:
         """Answer questions about an image uint8 [H, W, 3]; masks have one frame.
 
         Args:
+            regions: what each question points at: as many as it says ``<region>``, in order. A
+                question that never says so is told of them, as in training, as region1, region2...
             forced: answers to put in the model's mouth (their [SEG] still gives the masks); None
                 lets it speak.
             name: of the image, in errors.
+
+        Raises:
+            ValueError: regions and places for them differ in number, or a region is none.
         """
-        frames = image[None]
-        replies = self._reply(frames, questions, forced, video=False, name=name)
+        given = [()] * len(questions) if regions is None else regions
+        frames, masks = image[None], self.regions(image, questions, given, name=name)
+        replies = self.replies.to(
+            questions, frames, video=False, name=name, regions=masks, forced=forced
+        )
         tokens = self._tokens(replies)
         if tokens is None:
             return _answers(replies, [])
@@ -191,10 +180,15 @@ class GroundedPredictor:
         forced: Sequence[str] | None = None,
         name: str = "video",
     ) -> list[Answer]:
-        """Answer questions about a video; masks cover all its frames. Arguments as in ``image``."""
+        """Answer questions about a video; masks cover all its frames. Arguments as in ``image``.
+
+        Raises:
+            ValueError: a question that says ``<region>``: regions are of images.
+        """
+        check_places(questions, [()] * len(questions), name)
         indices = self.frames(len(video), np.random.default_rng(self.seed))
         sampled = video.read(indices)
-        replies = self._reply(sampled, questions, forced, video=True, name=name)
+        replies = self.replies.to(questions, sampled, video=True, name=name, forced=forced)
         tokens = self._tokens(replies)
         if tokens is None:
             return _answers(replies, [])
@@ -207,66 +201,40 @@ class GroundedPredictor:
         masks |= self._propagate(video, before, backward, len(tokens), reverse=True)
         return _answers(replies, [masks[index] for index in range(len(video))])
 
-    # ---- language ---------------------------------------------------------------------------
-
-    def _reply(
+    @torch.no_grad()
+    def regions(
         self,
-        frames: np.ndarray,
+        image: np.ndarray,
         questions: Sequence[str],
-        forced: Sequence[str] | None,
+        regions: Sequence[Sequence[Region | np.ndarray]],
         *,
-        video: bool,
-        name: str,
-    ) -> list[_Reply]:
-        """One reply a question; the pictures pass the vision tower once."""
-        pixel_values = self.inputs.pixel_values(frames, video=video).to(self.model.mllm.device)
-        replies: list[_Reply] = []
-        with self._visual_as_asked():
-            seen = _Seen.by(self.model.mllm, pixel_values)
-            for start in range(0, len(questions), self.batch_size):
-                part = slice(start, start + self.batch_size)
-                if forced is None:
-                    replies += self._generate(questions[part], seen, video=video, name=name)
-                else:
-                    turns = list(zip(questions[part], forced[part], strict=True))
-                    replies += self._force(turns, seen, video=video, name=name)
-        return replies
-
-    def _generate(
-        self, questions: Sequence[str], seen: _Seen, *, video: bool, name: str
-    ) -> list[_Reply]:
-        prompts = [
-            self.inputs.prompt(question, tiles=seen.pixel_values, video=video, name=name)
-            for question in questions
-        ]
-        generated = self.model.mllm.generate(
-            prompts,
-            **seen.repeated(len(prompts)),
-            max_new_tokens=self.max_new_tokens,
+        name: str = "image",
+    ) -> list[np.ndarray | None]:
+        """The masks bool [R, H, W] of what each question points at; arguments as in ``image``."""
+        check_places(questions, regions, name)
+        return region_masks(
+            regions, image.shape[:2], segment=lambda prompts: self._point(image, prompts), name=name
         )
-        return [_Reply(answer.text, answer.seg_hidden) for answer in generated]
 
-    def _force(self, turns: Sequence[Turn], seen: _Seen, *, video: bool, name: str) -> list[_Reply]:
-        mllm = self.model.mllm
-        encode = partial(self.inputs.conversation, tiles=seen.pixel_values, video=video, name=name)
-        ids = [encode([turn]).input_ids for turn in turns]
-        input_ids = pad_sequence(ids, batch_first=True, padding_value=PAD).to(mllm.device)
-        known = input_ids != PAD
-        hidden = mllm(input_ids.where(known, 0), known, **seen.repeated(len(ids)))
-        seg_hidden, counts = gather_seg(hidden, input_ids, mllm.seg_id)
-        parts = seg_hidden.split(counts)
-        return [_Reply(answer, part) for (_, answer), part in zip(turns, parts, strict=True)]
+    def _point(self, image: np.ndarray, prompts: Sequence[ObjectPrompt]) -> np.ndarray:
+        """What boxes and clicks are on, bool [P, H, W], by the decoder that knows such prompts."""
+        grounding, size = self.model.grounding, image.shape[:2]
+        output = self.prompter.step(
+            self._features(image[None], len(prompts)),
+            0,
+            self.prompter.new_memory(num_frames=1),
+            prompt=to_network(
+                prompts, size=size, side=grounding.image_size, device=grounding.device
+            ),
+            use_memory=False,
+            run_memory_encoder=False,
+            decoder=self.decoder,
+        )
+        return _at_size(output.masks, size)
 
-    @contextlib.contextmanager
-    def _visual_as_asked(self) -> Iterator[None]:
-        mllm = self.model.mllm
-        before, mllm.use_visual = mllm.use_visual, self.use_visual
-        try:
-            yield
-        finally:
-            mllm.use_visual = before
+    # ---- from language to masks -------------------------------------------------------------
 
-    def _tokens(self, replies: Sequence[_Reply]) -> Tensor | None:
+    def _tokens(self, replies: Sequence[Reply]) -> Tensor | None:
         """Language tokens [R, C] of all [SEG] of all replies, in order; None if there are none."""
         seg_hidden = torch.cat([reply.seg_hidden for reply in replies])
         return self.model.heads[HEAD].project(seg_hidden) if len(seg_hidden) else None
@@ -317,11 +285,16 @@ class GroundedPredictor:
 
 def _to_rle(masks: Tensor, frame: np.ndarray) -> list[Rle]:
     """Logits [R, 1, h, w] as R masks at the size of the frame [H, W, 3]."""
-    logits = F.interpolate(masks.float(), frame.shape[:2], mode="bilinear", align_corners=False)
-    return [encode_rle(mask) for mask in (logits[:, 0] > 0).cpu().numpy()]
+    return [encode_rle(mask) for mask in _at_size(masks, frame.shape[:2])]
 
 
-def _answers(replies: Sequence[_Reply], frames: Sequence[Sequence[Rle]]) -> list[Answer]:
+def _at_size(masks: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """Logits [R, 1, h, w] as masks bool [R, H, W]."""
+    logits = F.interpolate(masks.float(), size, mode="bilinear", align_corners=False)
+    return (logits[:, 0] > 0).cpu().numpy()
+
+
+def _answers(replies: Sequence[Reply], frames: Sequence[Sequence[Rle]]) -> list[Answer]:
     """Hand the R rows' masks, ``frames[t][r]``, back to the replies that asked for them."""
     answers, row = [], 0
     for reply in replies:

@@ -69,7 +69,10 @@ ONLY_TRAIN = (CategoryHead,)  # heads with weights that answer no question
 TILES = {
     "SingleTile": (pixels.SingleTile, ("size",)),
     "DynamicTiles": (pixels.DynamicTiles, ("size", "min_tiles", "max_tiles", "thumbnail")),
-    "NativeResolution": (NativeResolution, ("size", "token", "min_tokens", "max_tokens")),
+    "NativeResolution": (
+        NativeResolution,
+        ("size", "token", "min_tokens", "max_tokens", "frame_tokens"),
+    ),
 }
 FRAMES = {
     name: getattr(frame_samplers, name)

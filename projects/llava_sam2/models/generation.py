@@ -79,6 +79,7 @@ def generate(
     *,
     visual: Tensor | None = None,
     grids: Sequence[Grid] | None = None,
+    regions: Sequence[Tensor | None] | None = None,
     max_new_tokens: int,
     temperature: float = 0.0,
     top_p: float = 1.0,
@@ -93,6 +94,7 @@ def generate(
         visual: ``[N, V, D]`` features in place of ``pixel_values``, so that prompts about one image
             can share one pass of the vision tower.
         grids: rows and columns of the tiles of ``visual``; None: they are squares.
+        regions: per prompt ``[R, rows, columns]`` bool, or None; see ``LanguageAdapter.inputs``.
         temperature: 0 is greedy; otherwise tokens are sampled, and ``generator`` is required.
         top_p: sample among the likeliest tokens that together hold this probability.
         generator: on the model's device; one for all, or one for each prompt, with which an answer
@@ -107,7 +109,7 @@ def generate(
     if isinstance(generator, Sequence) and len(generator) != len(prompts):
         raise ValueError(f"{len(generator)} generators for {len(prompts)} prompts")
     ids, mask = _pad_left(prompts, mllm.device)
-    inputs = mllm.inputs(ids, mask, pixel_values, visual=visual, grids=grids)
+    inputs = mllm.inputs(ids, mask, pixel_values, visual=visual, grids=grids, regions=regions)
     cache = DynamicCache()
     answers = [_Answer(mllm) for _ in prompts]
     for step in range(max_new_tokens + 1):

@@ -17,15 +17,22 @@ from projects.sam2_video.modeling.init import apply_scratch_init
 from tests.llava_sam2.datasets.tiny import tiny_inputs
 
 
-def toy_model(folder: Path, *, propagation_decoder: str = "tuned") -> tuple[Sa2VA, GroundingInputs]:
+def toy_model(
+    folder: Path, *, propagation_decoder: str = "tuned", image_size: int = 32
+) -> tuple[Sa2VA, GroundingInputs]:
     """The model in eval mode and the inputs that fit it (tiles of 32 px, SAM 2 at 96 px)."""
     torch.manual_seed(0)
-    inputs = tiny_inputs(folder, tiles=SingleTile(size=32), tokens_per_tile=4, grounding_size=96)
+    inputs = tiny_inputs(
+        folder,
+        tiles=SingleTile(size=image_size),
+        tokens_per_tile=(image_size // 16) ** 2,
+        grounding_size=96,
+    )
     grounding = build_sam2(toy_config(image_size=96))
     apply_scratch_init(grounding, seed=13)
     head = SegmentHead(projector=seg_projector(hidden=32, out=grounding.hidden), num_points=None)
     mllm = toy_internvl(
-        tokenizer=inputs.tokenizer, hidden=32, vision_hidden=32, image_size=32, heads=2
+        tokenizer=inputs.tokenizer, hidden=32, vision_hidden=32, image_size=image_size, heads=2
     )
     model = Sa2VA(
         mllm=mllm,

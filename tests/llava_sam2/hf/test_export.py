@@ -22,7 +22,8 @@ from projects.llava_sam2.hf.processors import jinja
 from projects.llava_sam2.hf.shards import parse_size
 from projects.llava_sam2.hf.writing import export
 from projects.llava_sam2.models.heads import ConceptHead, seg_projector
-from tests.llava_sam2.datasets.tiny import picture, save_jpeg, write_tokenizer
+from projects.llava_sam2.region import Region
+from tests.llava_sam2.datasets.tiny import LEFT, RIGHT, picture, save_jpeg, write_tokenizer
 from tests.llava_sam2.hf import toy_export
 from tools import convert_to_hf
 
@@ -48,9 +49,12 @@ def clip(tmp_path):
 
 
 def answers(predictor, clip):
-    """Text and masks of an image and a video, written freely and put in the model's mouth."""
-    image = picture(7)
+    """Text and masks of an image and a video, written freely and put in the model's mouth; the
+    image also with regions that the questions point at."""
+    image, regions = picture(7), [[LEFT], [RIGHT, Region(box=(4, 3, 20, 15))]]
     return [
+        *predictor.image(image, QUESTIONS, regions=regions),
+        *predictor.image(image, QUESTIONS, regions=regions, forced=FORCED),
         *predictor.image(image, QUESTIONS),
         *predictor.image(image, QUESTIONS, forced=FORCED),
         *predictor.video(clip, QUESTIONS),

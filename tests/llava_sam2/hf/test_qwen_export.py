@@ -64,7 +64,7 @@ def asked(request, tokenizer):
     inputs = GroundingInputs(
         tokenizer=tokenizer,
         template=mllm.template,
-        tiles=NativeResolution(size=40, token=8, min_tokens=9, max_tokens=80),
+        tiles=NativeResolution(size=40, token=8, min_tokens=9, max_tokens=80, frame_tokens=(4, 20)),
         tokens_per_tile=25,
         grounding_size=96,
         max_length=512,
@@ -74,23 +74,28 @@ def asked(request, tokenizer):
 
 def answer(predictor):
     image = np.random.default_rng(3).integers(0, 256, (50, 90, 3), dtype=np.uint8)
-    return predictor.image(image, [QUESTION], forced=[FORCED])[0]
+    region = np.zeros(image.shape[:2], bool)
+    region[10:30, 40:80] = True
+    whole, part = predictor.image(
+        image, [QUESTION, "segment <region> ."], forced=[FORCED] * 2, regions=[[], [region]]
+    )
+    return np.stack([whole.decoded(), part.decoded()])
 
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_folder_answers_with_the_same_masks_in_one_line(tmp_path, asked, keep):
     model, inputs = asked
-    before = answer(GroundedPredictor(model=model, inputs=inputs)).decoded()
+    before = answer(GroundedPredictor(model=model, inputs=inputs))
     ask = {"inputs": describe_inputs(inputs), "frames": None}
     report = export(model, tmp_path / "out", keep_lora=keep, ask=ask, dtype=torch.float32)
     assert report.merged == (0 if keep else 3 * 4)
     predictor = load(tmp_path / "out")
     assert predictor.inputs.describe() == inputs.describe()
     assert type(predictor.model.mllm) is type(model.mllm) and predictor.decoder is not None
-    found = answer(predictor).decoded()
-    merged = answer(GroundedPredictor(model=model, inputs=inputs)).decoded()
+    found = answer(predictor)
+    merged = answer(GroundedPredictor(model=model, inputs=inputs))
     assert (found != merged).mean() < 0.01 and (found != before).mean() < 0.02
-    assert 0.02 < found.mean() < 0.98
+    assert 0.02 < found.mean() < 0.98 and (found[0] != found[1]).any()
 
 
 def test_auto_is_bfloat16_beside_trained_float32(tmp_path, asked):

@@ -9,7 +9,8 @@ import torch
 from projects.llava_sam2.datasets.frame_samplers import FirstFrames
 from projects.llava_sam2.models import language_unroll
 from projects.llava_sam2.models.language_unroll import LanguageUnroll
-from projects.llava_sam2.predictor import GroundedPredictor, _Reply
+from projects.llava_sam2.predictor import GroundedPredictor
+from projects.llava_sam2.replies import Reply
 from projects.sam2_video.modeling import Prompt, TrackingPolicy
 from projects.sam2_video.modeling.tracker import Tracker
 from tests.llava_sam2.models.toy_parts import segment_head, toy_sam2
@@ -107,7 +108,7 @@ def test_training_computes_what_inference_does(build_model, tokenizer):
     predictor = GroundedPredictor(
         model=model, inputs=Inputs(), frames=FirstFrames(num=2), tracking=POLICY
     )
-    predictor._reply = lambda *a, **k: [_Reply("it is [SEG]", torch.zeros(1, 96))]
+    predictor.replies.to = lambda *a, **k: [Reply("it is [SEG]", torch.zeros(1, 96))]
     predictor._tokens = lambda replies: token
     predicted = predictor.video(Frames(), ["?"])[0].decoded()
     frames = Inputs().grounding_frames(video)
