@@ -34,7 +34,11 @@ RELEASED_HOLES = 8  # pixels; SeC's released inference fills holes of so many at
 
 
 def sec_from_folder(
-    path: str | Path, *, image_size: int = 1024, threshold: float | None = THRESHOLD
+    path: str | Path,
+    *,
+    image_size: int = 1024,
+    threshold: float | None = THRESHOLD,
+    dtype: str = "auto",
 ) -> tuple[Sa2VA, SecInference]:
     """The model of a folder, and how it tracks.
 
@@ -42,18 +46,20 @@ def sec_from_folder(
         path: ``OpenIXCLab/SeC-4B``, or an export of ours with a concept head.
         image_size: side of SAM 2's input, where the folder does not say it.
         threshold: of the gate; None: shut.
+        dtype: of the language model; "auto": the folder's. SAM 2 is float32.
 
     Raises:
         FileNotFoundError, ValueError: no such folder, or one without a concept head.
     """
     check_folder(path)
+    asking, holes = dict[str, Any](), 0
     if "grounded" in read_config(Path(path)):
-        model, asking = sa2va_from_folder(path=path, dtype="auto", image_size=image_size), {}
+        model = sa2va_from_folder(path=path, dtype=dtype, image_size=image_size)
     else:
-        parts = grounded_parts(path=path, dtype="auto", image_size=image_size)
+        parts = grounded_parts(path=path, dtype=dtype, image_size=image_size)
         head = ConceptHead(projector=parts.projector, token_attn=parts.concept)
         model = Sa2VA(mllm=parts.mllm, grounding=parts.grounding, heads={TASK: head}, trainable=())
-        asking = dict(questions=[RELEASED_QUESTION], answers=[""])
+        asking, holes = dict(questions=[RELEASED_QUESTION], answers=[""]), RELEASED_HOLES
     inputs = GroundingInputs(
         tokenizer=model.mllm.tokenizer,
         template=model.mllm.template,
@@ -65,7 +71,7 @@ def sec_from_folder(
         inputs=ConceptInputs(inputs=inputs, **asking),
         task=concept_task(model),
         threshold=threshold,
-        fill_hole_area=RELEASED_HOLES,
+        fill_hole_area=holes,
     )
     return model.eval(), recipe
 
@@ -140,16 +146,16 @@ class SecSpec(ModelSpec):
         device = torch.device(device)
         if self.model_cfg is None:
             model, recipe = sec_from_folder(self.checkpoint, image_size=self.image_size or 1024)
-            precision, resize = "bf16" if device.type == "cuda" else "fp32", "meta"
+            precision = "bf16" if device.type == "cuda" else "fp32"
         else:
             tree = self._config()
             model, recipe = self._trained(tree).eval(), self._recipe()
-            precision, resize = tree.get("precision", "fp32"), "training"
+            precision = tree.get("precision", "fp32")
         if self.threshold is not None:
-            recipe.threshold = recipe.gate.threshold = self.threshold
+            recipe.threshold = self.threshold
         predictor = recipe.predictor(model.to(device))
         predictor.precision = self.precision or precision
-        predictor.resize = self.resize or resize
+        predictor.resize = self.resize or predictor.resize
         predictor.non_overlapping = non_overlapping
         if not predictor.reliable_memory:
             predictor.object_chunk = self.object_chunk

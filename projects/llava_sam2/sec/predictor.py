@@ -12,7 +12,7 @@ from projects.llava_sam2.sec.gate import RecentFrames, SceneGate
 from projects.llava_sam2.sec.guidance import Guidance
 from projects.llava_sam2.sec.reliable import ReliableTracker
 from projects.llava_sam2.sec.tracking import ConceptTracking
-from projects.sam2_video.frame_reader import FrameReader, Video
+from projects.sam2_video.frame_reader import FrameReader, Resize, Video
 from projects.sam2_video.modeling import Sam2, TrackingPolicy
 from projects.sam2_video.object_groups import GroupTracker
 from projects.sam2_video.object_prompts import ObjectPrompt
@@ -87,7 +87,7 @@ class SecInference:
         kept: references beside the first one.
         min_object_logit: what a frame must exceed to be kept as a reference.
         reliable_memory: see :class:`SecPredictor`.
-        fill_hole_area: see ``VideoPredictor``.
+        fill_hole_area, resize: see ``VideoPredictor``; frames are read as the release reads them.
         batch_size: objects about which the language model is asked at once.
     """
 
@@ -102,14 +102,15 @@ class SecInference:
         min_object_logit: float = 1.0,
         reliable_memory: bool = True,
         fill_hole_area: int = 0,
+        resize: Resize = "meta",
         batch_size: int = 4,
     ) -> None:
         self.inputs = inputs
         self.task = task
         self.threshold = threshold
+        self.colours = SceneGate(colours=colours).colours
         self.reliable_memory = reliable_memory
-        self.fill_hole_area = fill_hole_area
-        self.gate = SceneGate(threshold=-1.0 if threshold is None else threshold, colours=colours)
+        self.tracking = dict[str, Any](fill_hole_area=fill_hole_area, resize=resize)
         self.asking = dict(kept=kept, min_object_logit=min_object_logit, batch_size=batch_size)
 
     def predictor(self, model: Sa2VA, *, policy: TrackingPolicy | None = None) -> SecPredictor:
@@ -124,25 +125,27 @@ class SecInference:
         plain = model.video_predictor()
         return SecPredictor(
             model.grounding,
-            guidance=None if self.threshold is None else self._guidance(model),
+            guidance=self._guidance(model),
             reliable_memory=self.reliable_memory,
             policy=policy or plain.tracker.policy,
             decoder="own" if plain.decoder is None else "propagation",
-            fill_hole_area=self.fill_hole_area,
+            **self.tracking,
         )
 
     def describe(self) -> str:
         """Everything that masks depend on, beside the weights."""
-        gate = f"{self.threshold} {self.gate.colours}"
-        return f"{self.inputs.describe()} {self.task} {gate} {self.asking} {self.reliable_memory}"
+        gate = f"{self.threshold} {self.colours}"
+        tracks = f"{self.reliable_memory} {self.tracking}"
+        return f"{self.inputs.describe()} {self.task} {gate} {self.asking} {tracks}"
 
-    def _guidance(self, model: Sa2VA) -> Guidance:
+    def _guidance(self, model: Sa2VA) -> Guidance | None:
+        if self.threshold is None:
+            return None
         head = model.heads[self.task] if self.task in model.heads else None
         if not isinstance(head, ConceptHead):
             raise ValueError(
                 f"the model has no concept head {self.task!r} (it has {', '.join(model.heads)}): "
                 "threshold=None tracks without the language model"
             )
-        return Guidance(
-            mllm=model.mllm, head=head, inputs=self.inputs, gate=self.gate, **self.asking
-        )
+        gate = SceneGate(threshold=self.threshold, colours=self.colours)
+        return Guidance(mllm=model.mllm, head=head, inputs=self.inputs, gate=gate, **self.asking)

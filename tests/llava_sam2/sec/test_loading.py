@@ -138,7 +138,7 @@ def test_scores_with_the_gate_shut_are_those_of_sam2(tmp_path):
     model, inputs = parts.concept_model(tmp_path / "words")
     write_davis(tmp_path, video(5, changes=(2,)))
     source = PaletteSource(image_root=tmp_path / "images", annotation_root=tmp_path / "masks")
-    settings = dict(inputs=inputs, reliable_memory=False)
+    settings = dict(inputs=inputs, reliable_memory=False, resize="training")
     records = {}
     for name, threshold in (("shut", None), ("open", 0.35)):
         sec = SecInference(threshold=threshold, **settings)

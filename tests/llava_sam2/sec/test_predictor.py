@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from projects.llava_sam2.datasets.concept_inputs import ConceptInputs
 from projects.llava_sam2.sec.guidance import Guidance
@@ -55,6 +56,7 @@ def test_with_the_gate_off_it_is_sam2s_predictor_to_the_last_bit(model_and_input
     click = ObjectPrompt(5, 2, points=np.array([[20.0, 20.0]]), labels=np.array([1]))
     fix = ObjectPrompt(1, 5, points=np.array([[30.0, 30.0]]), labels=np.array([0]), correction=True)
     plain = model.video_predictor()
+    plain.resize = "meta"
     cases = [(TWO, "forward"), (late, "both"), ([click], "both"), ([prompt(1), fix], "forward")]
     for prompts, direction in cases:
         expected = logits_of(plain, clip, prompts, direction=direction)
@@ -98,7 +100,8 @@ def test_memory_and_concept_have_half_of_the_say_each(model_and_inputs, build):
     with torch.no_grad():
         tracker = Tracker(sam2, policy=TrackingPolicy.meta_predictor())
         memory = tracker.new_memory(num_frames=4)
-        frames = inputs.inputs.grounding_frames(clip)
+        small = [Image.fromarray(frame).resize((96, 96)) for frame in clip]
+        frames = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2)
         given = F.interpolate(
             torch.tensor(square(0))[None, None].float(), (96, 96), mode="bilinear", antialias=True
         )
@@ -203,6 +206,22 @@ def test_backward_starts_from_what_the_user_gave(monkeypatch, build):
     prompts = [prompt(frame=3), prompt(frame=5)]
     found = kept_frames(monkeypatch, build(threshold=-1.0), clip, prompts, direction="both")
     assert found == [[3, 5, 2, 1, 0]]
+
+
+@pytest.mark.parametrize("reliable_memory", [True, False])
+def test_backward_is_forward_through_the_video_turned_round(build, reliable_memory):
+    """From a prompt in the middle: scene changes, references and memory go by the tracking."""
+    clip, settings = video(14, changes=(3, 5, 8)), dict(reliable_memory=reliable_memory)
+    given = square(9)
+    back = logits_of(build(**settings), clip, [ObjectPrompt(1, 9, mask=given)], direction="both")
+    turned = logits_of(build(**settings), clip[::-1], [ObjectPrompt(1, 4, mask=given)])
+    assert sorted(back) == list(range(14)) and sorted(turned) == list(range(4, 14))
+    for frame in range(10):
+        assert torch.equal(back[frame], turned[13 - frame])
+    without = logits_of(
+        build(threshold=None, **settings), clip[::-1], [ObjectPrompt(1, 4, mask=given)]
+    )
+    assert not torch.equal(turned[6], without[6])
 
 
 @pytest.mark.parametrize(("score", "expected"), [(1.4, [0, 3]), (0.6, [0]), (-3.0, [0])])
