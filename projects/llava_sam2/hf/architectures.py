@@ -111,7 +111,8 @@ def from_original(config: Mapping[str, Any], *, where: str) -> InternVLConfig:
     Raises:
         ValueError: a part is missing, or asks for what transformers' InternVL does not do.
     """
-    lacking = [key for key in ("vision_config", "llm_config") if key not in config]
+    sections = ("vision_config", "llm_config")
+    lacking = [key for key in sections if not isinstance(config.get(key), Mapping)]
     if lacking:
         raise ValueError(f"{where} lacks {' and '.join(lacking)}: no config.json of InternVL")
     vision = vision_from_original(config["vision_config"], where=where)

@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from projects.common.checkpoint import State, load_state
 from projects.llava_sam2.hf.adapter import ADAPTER, load_adapter, read_adapter
+from projects.llava_sam2.hf.config_file import read_config
 from projects.llava_sam2.hf.described import build_heads
 from projects.llava_sam2.hf.grounding import (
     GroundingNames,
@@ -33,7 +34,7 @@ from projects.llava_sam2.hf.grounding import (
     read_named,
     sort_names,
 )
-from projects.llava_sam2.hf.internvl import internvl_from_folder, read_config
+from projects.llava_sam2.hf.internvl import internvl_from_folder
 from projects.llava_sam2.hf.qwen_vl import KINDS as QWEN_VL
 from projects.llava_sam2.hf.qwen_vl import qwen_vl_from_folder
 from projects.llava_sam2.hf.shards import TensorFolder

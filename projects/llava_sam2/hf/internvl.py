@@ -10,7 +10,6 @@ Nothing is held twice but the tensor that is being cast.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import re
@@ -30,11 +29,8 @@ from projects.common.conversation import (
     check_template,
     token_id,
 )
-from projects.llava_sam2.hf.architectures import (
-    RELEASED,
-    from_original,
-    is_original,
-)
+from projects.llava_sam2.hf.architectures import RELEASED, from_original, is_original
+from projects.llava_sam2.hf.config_file import buildable, model_config, read_config
 from projects.llava_sam2.hf.grounding import GROUNDING_PREFIXES
 from projects.llava_sam2.hf.names import OriginalNames
 from projects.llava_sam2.hf.placeholder import byte_tokenizer
@@ -122,41 +118,6 @@ def internvl_from_folder(
     )
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a folder.
-
-    Raises:
-        FileNotFoundError, ValueError: not there, or no json.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no checkpoint folder at {folder}")
-    file = folder / "config.json"
-    if not file.is_file():
-        raise FileNotFoundError(f"{folder} has no config.json: it is no folder of a model")
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not a json file: {error}") from error
-
-
-def model_config(said: Mapping[str, Any], *, where: str) -> InternVLConfig:
-    """transformers' configuration of a ``config.json`` of either layout.
-
-    Raises:
-        ValueError: a model of another kind.
-    """
-    if is_original(said):
-        return from_original(said, where=f"{where}/config.json")
-    if said.get("model_type") == InternVLConfig.model_type:
-        plain = {key: value for key, value in said.items() if key != "grounded"}
-        return InternVLConfig.from_dict(plain)
-    raise ValueError(
-        f"{where}/config.json is of a {said.get('model_type')!r} ({said.get('architectures')}); "
-        "wanted is InternVL (InternVLChatModel, or InternVLForConditionalGeneration of "
-        "transformers), Sa2VA or SeC"
-    )
-
-
 def load_internvl(
     folder: Path, said: Mapping[str, Any], config: InternVLConfig, *, dtype: torch.dtype | None
 ) -> tuple[InternVLForConditionalGeneration, LoadReport]:
@@ -168,8 +129,8 @@ def load_internvl(
     dtype = dtype or stored_dtype(source)
     names = [name for name in source.names() if not name.startswith(GROUNDING_PREFIXES)]
     notes = settle_tie(source, config, names)
-    convert = OriginalNames(config).from_original if is_original(said) else _transformers_name
-    with torch.device("meta"):
+    with torch.device("meta"), buildable(folder):
+        convert = OriginalNames(config).from_original if is_original(said) else _transformers_name
         model = InternVLForConditionalGeneration(config)
     report = plan(source, names, convert, model, where=str(folder))
     report.notes += notes

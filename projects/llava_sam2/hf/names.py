@@ -99,6 +99,9 @@ class OriginalNames:
         """One tensor of an original checkpoint as those of transformers' model (1, 3 or none).
 
         A name that the table lacks is returned as it is: the caller finds it unexpected.
+
+        Raises:
+            ValueError: a fused matrix that cannot be split.
         """
         if _ROTARY.fullmatch(name):
             return {}
@@ -111,6 +114,8 @@ class OriginalNames:
 
     def split_wqkv(self, fused: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """InternLM2's ``[kv * (group + 2) * d, ...]`` to query, key and value, head by head."""
+        if len(fused) % (parts := self.kv_heads * (self.group + 2)):
+            raise ValueError(f"{len(fused)} rows in the file are not {parts} heads")
         heads = fused.unflatten(0, (self.kv_heads, self.group + 2, -1))
         query, key, value = heads.split([self.group, 1, 1], dim=1)
         return query.flatten(0, 2), key.flatten(0, 2), value.flatten(0, 2)

@@ -124,7 +124,11 @@ def plan(
     report = LoadReport(where)
     filled: dict[str, str] = {}
     for name in names:
-        made = convert(name, _empty(source.shapes[name]))
+        try:
+            made = convert(name, _empty(source.shapes[name]))
+        except ValueError as error:  # a fused matrix that cannot be split
+            report.mismatched.append(f"{name}: {error}")
+            continue
         if not made:
             report.notes.append(f"{name} is computed by the model, not loaded")
         for target, tensor in made.items():

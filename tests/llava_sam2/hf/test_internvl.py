@@ -8,6 +8,15 @@ import re
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import (
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLVisionConfig,
+    LlamaConfig,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 
 from projects.common.conversation import SEG, load_shared_tokenizer, prompt_ids, token_id
 from projects.llava_sam2.hf.architectures import RELEASED, from_original, to_original
@@ -20,6 +29,8 @@ TOKENIZERS = {
     "qwen2": original.write_qwen2_tokenizer,
     "internlm2": original.write_internlm2_tokenizer,
 }
+VIT = original.numbers("qwen2", "300m")["vision_config"]
+WQKV = "language_model.model.layers.1.attention.wqkv.weight"
 PUBLISHED = {"1B": 0.938, "2B": 2.21, "4B": 3.71, "8B": 8.08, "26B": 25.5}  # billions
 
 
@@ -194,19 +205,83 @@ def test_without_weights_on_the_meta_device_the_folder_is_still_checked(tmp_path
     assert all(parameter.is_meta for parameter in mllm.parameters())
 
 
-def test_a_folder_of_transformers_loads_the_same(tmp_path):
-    make(tmp_path / "original", "internlm2")
-    mllm = load(tmp_path / "original")
-    mllm.model.save_pretrained(tmp_path / "hf")
-    mllm.tokenizer.save_pretrained(tmp_path / "hf")
-    again = load(tmp_path / "hf", template="internlm2_chat")
-    assert again.template == mllm.template
-    state = again.model.state_dict()
-    assert all(torch.equal(state[key], value) for key, value in mllm.model.state_dict().items())
-    ids = torch.arange(9)[None]
-    known = torch.ones_like(ids, dtype=torch.bool)
+TEXTS = {"qwen2": Qwen2Config, "qwen3": Qwen3Config, "llama": LlamaConfig, "moe": Qwen3MoeConfig}
+
+
+def write_transformers(folder, language="qwen2", *, tied=False, earlier=False, **changes):
+    """A folder as transformers writes it (or wrote it before its version 5); returns its model."""
+    torch.manual_seed(1)
+    narrow = dict(head_dim=8) if language in ("qwen3", "moe") else {}
+    text = TEXTS[language](
+        vocab_size=original.write_qwen2_tokenizer(folder) + 8,  # as many as a tensor core likes
+        hidden_size=24,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        tie_word_embeddings=tied,
+        **narrow,
+    )
+    sizes = dict(hidden_size=24, num_attention_heads=3, intermediate_size=40, num_hidden_layers=2)
+    vision = InternVLVisionConfig(**sizes, image_size=[56, 56], patch_size=[14, 14])
+    config = InternVLConfig(
+        vision_config=vision, text_config=text, tie_word_embeddings=tied, **changes
+    )
+    model = InternVLForConditionalGeneration(config).eval()
+    for parameter in model.parameters():
+        parameter.data += torch.randn_like(parameter) * 0.05
+    model.save_pretrained(folder)
+    if earlier:
+        file = folder / "model.safetensors"
+        save_file({earlier_name(key): value for key, value in load_file(file).items()}, file)
+    return model
+
+
+def earlier_name(name):
+    head = "language_model." if name.startswith("lm_head") else ""
+    name = name.replace("model.language_model.", "language_model.model.")
+    return head + re.sub(r"^model\.(vision_tower|multi_modal_projector)\.", r"\1.", name)
+
+
+@pytest.mark.parametrize(
+    ("language", "tied", "earlier"),
+    [
+        ("qwen3", False, False),
+        ("qwen3", True, False),
+        ("qwen2", True, True),
+        ("llama", False, True),
+    ],
+)
+def test_a_folder_of_transformers_gives_its_numbers(tmp_path, language, tied, earlier):
+    """InternVL3 and 3.5 (Qwen3) among them."""
+    stock = write_transformers(tmp_path, language, tied=tied, earlier=earlier)
+    stock.set_attn_implementation("eager")
+    mllm = load(tmp_path)
+    assert mllm.template == ("internlm2_chat" if language == "llama" else "qwen_chat")
+    stock.model.config.image_token_id = mllm.image_id
+    ids = prompt_ids(mllm.tokenizer, f"<image> it {SEG}", mllm.template, image_tokens=8)[None]
+    pixels = torch.randint(0, 256, (2, 3, 56, 56), dtype=torch.uint8)
     with torch.no_grad():
-        assert torch.equal(again(ids, known), mllm(ids, known))
+        hidden = mllm(ids, torch.ones_like(ids, dtype=torch.bool), pixels)
+        found = mllm.model.lm_head(hidden)
+        coloured = (pixels / 255 - mllm.mean) / mllm.std
+        wanted = stock(input_ids=ids, pixel_values=coloured).logits
+    assert wanted.std() > 0.1
+    torch.testing.assert_close(found[..., : wanted.shape[-1]], wanted)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(vision_feature_layer=-2), "vision_feature_layer=-2 .* cannot be computed"),
+        (dict(vision_feature_select_strategy="full"), "strategy='full' cannot be computed"),
+        (dict(language="moe"), "a language model of experts .qwen3_moe. is not known"),
+    ],
+)
+def test_folders_of_transformers_that_would_be_computed_otherwise(tmp_path, options, message):
+    write_transformers(tmp_path, **options)
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path)
 
 
 def test_rope_tables_of_older_files_are_computed_instead(tmp_path):
@@ -252,6 +327,10 @@ def test_a_cut_shard(tmp_path):
         (lambda s: s.update({"extra.weight": torch.ones(2)}), r"1 unexpected.*\n.*extra.weight"),
         (lambda s: s.update({"mlp1.3.bias": torch.ones(2)}), r"1 of another shape"),
         (
+            lambda s: s.update({WQKV: torch.ones(62, 32)}),
+            r"1 of another shape(.*\n)+.*wqkv.weight: 62 rows in the file are not 8 heads",
+        ),
+        (
             lambda s: s.update({"lm_head.weight": torch.ones(2)}),
             r"lm_head.weight \(lm_head.weight is|lm_head.weight",
         ),
@@ -260,7 +339,7 @@ def test_a_cut_shard(tmp_path):
 def test_unexplained_tensors_are_an_error_before_any_is_read(
     tmp_path, monkeypatch, change, message
 ):
-    config, state = make(tmp_path)
+    config, state = make(tmp_path, "internlm2")
     change(state)
     original.write_folder(tmp_path, config, state)
     monkeypatch.setattr("projects.llava_sam2.hf.internvl.fill", lambda *a, **k: pytest.fail("read"))
@@ -280,6 +359,14 @@ def test_unexplained_tensors_are_an_error_before_any_is_read(
         ({"architectures": ["LlavaModel"], "model_type": "llava"}, "is of a 'llava'"),
         ({"llm_config": {"architectures": ["Phi3ForCausalLM"]}}, "Phi3ForCausalLM is not known"),
         ({"llm_config": {"architectures": ["Qwen2ForCausalLM"]}}, "lacks vocab_size"),
+        ({"llm_config": None}, "lacks llm_config"),
+        ({"architectures": "InternVLChatModel"}, "architectures is 'InternVLChatModel', .* a list"),
+        (
+            {"vision_config": VIT | {"num_attention_heads": 0}},
+            "no model that can be built",
+        ),
+        ({"vision_config": VIT | {"hidden_size": "24"}}, "no model that can be built.*hidden_size"),
+        ({"vision_config": VIT | {"hidden_act": "wave"}}, "no model that can be built.*wave"),
     ],
 )
 def test_configs_of_other_models_are_refused(tmp_path, change, message):
