@@ -10,12 +10,14 @@ import numpy as np
 from PIL import Image
 
 from projects.common import registry
-from projects.common.video import IMAGE_SUFFIXES, open_video, read_image, write_mp4
+from projects.common.masks import read_binary_png
+from projects.common.video import IMAGE_SUFFIXES, image_size, open_video, read_image, write_mp4
 from projects.common.visualise import evenly, film_strip, legible_scale, overlay
 from projects.common.whole_file import whole_file
 from projects.llava_sam2.evaluation.responders import AskModel
 from projects.llava_sam2.models.sa2va import Sa2VA
 from projects.llava_sam2.predictor import Answer, Frames
+from projects.llava_sam2.region import Region, check_places
 
 _STRIP_FRAMES = 8
 
@@ -52,24 +54,69 @@ def check_paths(source: Path, out: Path) -> None:
         raise ValueError(f"{out}: an answer about {source} is written as {', '.join(suffixes)}")
 
 
+def read_regions(given: Sequence[tuple[str, str]], source: Path, question: str) -> list[Region]:
+    """Regions of an image, as a command line names them; found wrong before the model is built.
+
+    Args:
+        given: ("mask", a PNG in which what is not zero belongs to it), ("box", "x1,y1,x2,y2") or
+            ("click", "x,y"), in pixels.
+        source: the image.
+        question: which says ``<region>`` for each, or never.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the region.
+    """
+    if not given:
+        return []
+    if not is_image(source):
+        raise ValueError(f"{source}: regions are of an image, and this is none")
+    regions = [_read_region(kind, text) for kind, text in given]
+    check_places([question], [regions], str(source))
+    for region, (_, text) in zip(regions, given, strict=True):
+        region.settled(image_size(source), f"{source}: region {text}")
+    return regions
+
+
+def _read_region(kind: str, text: str) -> Region:
+    if kind == "mask":
+        return Region(mask=read_binary_png(text))
+    try:
+        numbers = [float(number) for number in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"region {text!r}: expected numbers with commas between them") from error
+    return Region(box=numbers) if kind == "box" else Region(points=[numbers])
+
+
 def ask_file(
-    model: Sa2VA, ask: AskModel, source: Path, expression: str, out: Path, *, fps: float = 6.0
+    model: Sa2VA,
+    ask: AskModel,
+    source: Path,
+    expression: str,
+    out: Path,
+    *,
+    fps: float = 6.0,
+    regions: Sequence[Region] = (),
 ) -> Answer:
     """Ask about an image, an mp4 or a folder of frames, and draw the first mask of the answer.
 
     Args:
         model: in eval mode.
         ask: see :func:`asker`.
-        expression: what to segment.
+        expression: what to segment; with regions, the whole question about them.
         out: an image (of a video: a strip of frames), or an mp4 for a video.
         fps: of an mp4 made from a folder of frames.
+        regions: of an image; drawn where the answer has no mask.
     """
-    question, _ = ask.templates.first(expression)
+    question = expression if regions else ask.templates.first(expression)[0]
     predictor = ask.predictor(model)
     if is_image(source):
         image = read_image(source)
-        (answer,) = predictor.image(image, [question], name=str(source))
-        _save(out, overlay(image, masks_of(answer, image[None], [0]), scale=legible_scale(image)))
+        (masks,) = predictor.regions(image, [question], [regions], name=str(source))
+        asked = None if masks is None else [masks]
+        (answer,) = predictor.image(image, [question], regions=asked, name=str(source))
+        if masks is None or answer.masks:
+            masks = masks_of(answer, image[None], [0])
+        _save(out, overlay(image, masks, scale=legible_scale(image)))
         return answer
     video = open_video(source)
     (answer,) = predictor.video(video, [question], name=str(source))

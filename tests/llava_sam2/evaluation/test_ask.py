@@ -11,16 +11,17 @@ from projects.common.conversation import load_tokenizer
 from projects.common.engine import checkpoints
 from projects.common.engine.config import load_config, plain
 from projects.common.engine.runner import build_model
-from projects.common.video import open_video
+from projects.common.masks import write_binary_png
+from projects.common.video import open_video, read_image
 from projects.common.visualise import legible_scale, overlay
 from projects.llava_sam2.datasets.frame_samplers import UniformFrames
 from projects.llava_sam2.datasets.templates import Templates
-from projects.llava_sam2.evaluation.ask import ask_file, asker, check_paths
+from projects.llava_sam2.evaluation.ask import ask_file, asker, check_paths, read_regions
 from projects.llava_sam2.evaluation.refer_image import ReferImageBenchmark
 from projects.llava_sam2.evaluation.responders import AskModel, Trivial
 from projects.llava_sam2.predictor import Answer
 from tests.engine.processes import CONFIG
-from tests.llava_sam2.datasets.tiny import save_jpeg, write_tokenizer
+from tests.llava_sam2.datasets.tiny import LEFT, save_jpeg, write_tokenizer
 from tests.llava_sam2.evaluation.tiny_model import Script, toy_model
 from tools import predict
 
@@ -55,6 +56,56 @@ def test_an_image_and_a_video_are_drawn(tmp_path, clip):
     answer = ask_file(model, ask, clip, "red square", tmp_path / "film.mp4", fps=5)
     assert (answer.text, answer.masks) == ("sure it is .", [])
     assert len(open_video(tmp_path / "film.mp4")) == 4
+
+
+def test_regions_are_asked_about_as_the_question_stands(tmp_path, clip):
+    model, inputs = toy_model(tmp_path / "tokenizer")
+    ask = AskModel(inputs=inputs, templates=TEMPLATES)
+    source, out, question = (
+        clip / "00001.jpg",
+        tmp_path / "out.png",
+        "what is <region> , <region> ?",
+    )
+    write_binary_png(tmp_path / "mask.png", LEFT)
+    given = [("mask", str(tmp_path / "mask.png")), ("box", "3,2,30,18")]
+    regions = read_regions(given, source, question)
+    (masks,) = ask.predictor(model).regions(read_image(source), [question], [regions])
+    prompts = []
+    prompt = inputs.prompt
+    inputs.prompt = lambda text, **rest: (
+        prompts.append((text, rest["regions"])) or prompt(text, **rest)
+    )
+    Script(model, "red dog")
+    answer = ask_file(model, ask, source, question, out, regions=regions)
+    ((text, cells),) = prompts
+    pixels = inputs.pixel_values(read_image(source)[None], video=False)
+    expected = inputs.regions(masks, pixels, size=LEFT.shape, name="x")
+    assert (text, answer.text) == (question, "red dog") and torch.equal(cells, expected)
+    image = np.asarray(Image.open(source))
+    shown = overlay(image, masks, scale=legible_scale(image))  # nothing else to be shown
+    np.testing.assert_array_equal(np.asarray(Image.open(out)), shown)
+    assert masks.shape == (2, *LEFT.shape) and (masks[0] == LEFT).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "question", "message"),
+    [
+        (
+            [("box", "1,2,3,4")] * 2,
+            "what is <region> ?",
+            "1 <region> in .* but 2 regions are given",
+        ),
+        ([("box", "1,2,x,4")], "what ?", "region '1,2,x,4': expected numbers with commas"),
+        ([("box", "1,2,99,4")], "what ?", "region 1,2,99,4: box .* on an image of 32 x 20"),
+        ([("click", "1,2,3")], "what ?", "region 1,2,3: .*a click x, y"),
+        ([("mask", "nowhere.png")], "what ?", "nowhere.png: no such mask"),
+    ],
+)
+def test_wrong_regions_are_refused_first(clip, given, question, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        read_regions(given, clip / "00000.jpg", question)
+    with pytest.raises(ValueError, match="regions are of an image"):
+        read_regions(given, clip, question)
 
 
 def test_wrong_paths_are_refused_first(tmp_path, clip):
