@@ -198,31 +198,32 @@ def test_hidden_states_are_those_of_transformers_whatever_the_padding(mllm):
         torch.testing.assert_close(mllm.model.lm_head(got), logits, rtol=1e-3, atol=1e-3)
 
 
-def native_sample(mllm, seed, side=(50, 90)):
-    """An image at its own size, through the inputs that training and inference use."""
+def native_sample(mllm, seed, side=(50, 90), *, frames=1):
+    """An image (or the frames of a video) at its own size, through the inputs that training and
+    inference use."""
     inputs = GroundingInputs(
         tokenizer=mllm.tokenizer,
         template=mllm.template,
-        tiles=NativeResolution(size=40, token=8, min_tokens=9, max_tokens=80),
+        tiles=NativeResolution(size=40, token=8, min_tokens=9, max_tokens=80, frame_tokens=(4, 20)),
         tokens_per_tile=25,
         grounding_size=96,
         max_length=512,
     )
-    image = np.random.default_rng(seed).integers(0, 256, (*side, 3), dtype=np.uint8)
-    pixel_values = inputs.pixel_values(image[None], video=False)
+    clip = np.random.default_rng(seed).integers(0, 256, (frames, *side, 3), dtype=np.uint8)
+    pixel_values = inputs.pixel_values(clip, video=frames > 1)
     turn = ("segment the red circle .", "sure it is [SEG] red circle .")
-    encoded = inputs.conversation([turn], tiles=pixel_values, video=False, name="image")
+    encoded = inputs.conversation([turn], tiles=pixel_values, video=frames > 1, name="image")
     return (
         inputs,
-        image,
+        clip[0],
         GroundingSample(
             task="segment",
             name=f"image {seed}",
             input_ids=encoded.input_ids,
             labels=encoded.labels,
             pixel_values=pixel_values,
-            grounding_frames=inputs.grounding_frames(image[None]),
-            masks=torch.rand(1, 1, 24, 24) > 0.6,
+            grounding_frames=inputs.grounding_frames(clip),
+            masks=torch.rand(1, frames, 24, 24) > 0.6,
         ),
     )
 
@@ -231,11 +232,13 @@ def native_sample(mllm, seed, side=(50, 90)):
 def test_images_of_any_size_are_seen_as_transformers_sees_them(mllm):
     _, _, wide = native_sample(mllm, 1, (50, 90))
     _, _, high = native_sample(mllm, 2, (170, 30))  # scaled down
-    samples = [wide, make_sample(mllm, 3, pictures=2), high, make_sample(mllm, 4, pictures=0)]
-    shapes = [tuple(s.pixel_values.shape[2:]) for s in (wide, high)]
-    assert shapes == [(48, 88), (168, 24)]
+    _, _, video = native_sample(mllm, 5, (50, 90), frames=3)
+    samples = [wide, make_sample(mllm, 3, pictures=2), video, high]
+    samples.append(make_sample(mllm, 4, pictures=0))
+    shapes = [tuple(s.pixel_values.shape[2:]) for s in (wide, high, video)]
+    assert shapes == [(48, 88), (168, 24), (24, 48)]
     batch = collate_grounding(samples)
-    assert [len(part) for part in batch.pixel_values] == [1, 2, 1]
+    assert [len(part) for part in batch.pixel_values] == [1, 2, 3, 1]
     hidden = mllm(batch.input_ids, batch.attention_mask, batch.pixel_values)
     for row, sample in enumerate(samples):
         expected, _ = reference(mllm, sample)
@@ -273,7 +276,8 @@ def test_the_predictor_answers_about_an_image_of_any_size_as_training_computes(m
     token = head.project(hidden[sample.input_ids == mllm.seg_id])
     features = model.grounding.encode_frames(sample.grounding_frames)
     logits = decode_language(model.grounding, features, token).masks
-    logits = torch.nn.functional.interpolate(logits, image.shape[:2], mode="bilinear")
+    for size in ((96, 96), image.shape[:2]):
+        logits = torch.nn.functional.interpolate(logits, size, mode="bilinear")
     assert np.array_equal(answers[0].decoded()[0], (logits[0, 0] > 0).numpy())
     written = predictor.image(image, [turn[0]])[0].text
     prompt = inputs.prompt(turn[0], tiles=sample.pixel_values, video=False, name="image")
@@ -320,6 +324,37 @@ def test_positions_are_those_of_transformers_and_matter(mllm):
     mask = torch.ones_like(ids, dtype=torch.bool)
     assert torch.equal(grid_positions(mask, pictures, square_grids(2, 25)), expected)
     assert len(expected[:, 0, :40].unique(dim=0)) == 3  # rows and columns differ
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("left", [False, True])
+def test_positions_of_images_and_videos_of_odd_sizes_are_those_of_transformers(mllm, left):
+    """In one batch. A frame is to transformers a video of one temporal patch."""
+    samples = [
+        native_sample(mllm, 1, (50, 90))[2],
+        native_sample(mllm, 2, (90, 50), frames=3)[2],
+        native_sample(mllm, 3, (170, 30))[2],
+        native_sample(mllm, 4, (31, 77), frames=2)[2],
+    ]
+    batch = collate_grounding(samples)
+    ids, mask = batch.input_ids, batch.attention_mask
+    if left:
+        lengths = mask.sum(1).tolist()
+        ids = torch.stack([row.roll(-n) for row, n in zip(ids, lengths, strict=True)])
+        mask = mask.flip(1)
+    pictures = (ids == mllm.image_id) & mask
+    video = torch.tensor([False, True, False, True])[:, None]
+    grids = [processed(mllm, sample.pixel_values)["image_grid_thw"] for sample in samples]
+    expected, _ = mllm.model.model.get_rope_index(
+        ids,
+        mm_token_type_ids=(pictures & ~video).int() + 2 * (pictures & video).int(),
+        image_grid_thw=torch.cat(grids[0::2]),
+        video_grid_thw=torch.cat(grids[1::2]),
+        attention_mask=mask,
+    )
+    found = grid_positions(mask, pictures, mllm.grids(batch.pixel_values))
+    assert torch.equal(found[:, mask], expected[:, mask])
+    assert len({grid[1:] for grid in map(tuple, torch.cat(grids).tolist())}) == 4
 
 
 def test_positions_count_from_the_first_token_that_is_not_padding():
