@@ -80,24 +80,30 @@ class Guidance:
         (picture,) = self.inputs.pictures(self.inputs.outline(image, mask)[None])
         return Reference(frame, picture, prompted)
 
-    def concepts(self, objects: Sequence[References], image: np.ndarray) -> Tensor:
-        """Concepts ``[B, C]`` of B objects in a frame uint8 [H, W, 3]."""
+    def look(self, image: np.ndarray) -> Tensor:
+        """Visual tokens ``[V, W]`` of a frame uint8 [H, W, 3], plain."""
+        (seen,) = self._see(self.inputs.pictures(image[None]))
+        return seen
+
+    def concepts(self, objects: Sequence[References], now: Tensor) -> Tensor:
+        """Concepts ``[B, C]`` of B objects in a frame, of which :meth:`look` made the tokens."""
+        new = [one for references in objects for one in references if one.visual is None]
+        if new:
+            for one, seen in zip(
+                new, self._see(torch.stack([n.picture for n in new])), strict=True
+            ):
+                one.visual = seen.clone()  # not a view of the whole batch
         with inference(self.mllm), inference(self.head):
-            now = self._look(objects, image)
             parts = [
                 self._ask(objects[start : start + self.batch_size], now)
                 for start in range(0, len(objects), self.batch_size)
             ]
             return self.head.project(torch.cat(parts))
 
-    def _look(self, objects: Sequence[References], image: np.ndarray) -> Tensor:
-        """Visual tokens of the frame [V, W]; references get theirs, where they have none yet."""
-        new = [one for references in objects for one in references if one.visual is None]
-        pictures = [self.inputs.pictures(image[None]), *(one.picture[None] for one in new)]
-        now, *visual = self.mllm.visual_features(torch.cat(pictures).to(self.mllm.device))
-        for one, seen in zip(new, visual, strict=True):
-            one.visual = seen.clone()  # not a view of the whole batch
-        return now
+    def _see(self, pictures: Tensor) -> Tensor:
+        """uint8 [N, 3, size, size] to [N, V, W]."""
+        with inference(self.mllm):
+            return self.mllm.visual_features(pictures.to(self.mllm.device))
 
     def _ask(self, objects: Sequence[References], now: Tensor) -> Tensor:
         """Hidden states at [SEG], ``[B, D]``."""

@@ -55,6 +55,7 @@ class ConceptTracking(GroupTracker):
         self.watch = SceneWatch(guidance.gate, reader.video)
         self.references: dict[int, References] = {}  # by the object's place in the output
         self._reverse = False
+        self._looked: tuple[int, Tensor] | None = None  # a frame and its visual tokens
 
     def answer(self, group: ObjectGroup, frame: int, features: FrameFeatures) -> None:
         """As for ``GroupTracker``; what is answered is the object's first reference."""
@@ -80,7 +81,7 @@ class ConceptTracking(GroupTracker):
         if not asked:
             return super().track(group, frame, features, reverse=reverse, remember=remember)
         seen = self.tracker.condition(features, frame, group.memory, reverse=reverse)
-        embed = self._average(group, asked, features, seen.embed, self._image(frame))
+        embed = self._average(group, asked, frame, features, seen.embed)
         output = self.tracker.decode(features.with_embed(embed), None, decoder=self.decoder)
         if remember:
             self.tracker.remember(features, frame, output, group.memory)
@@ -101,18 +102,24 @@ class ConceptTracking(GroupTracker):
         self,
         group: ObjectGroup,
         asked: Sequence[int],
+        frame: int,
         features: FrameFeatures,
         seen: Tensor,
-        image: np.ndarray,
     ) -> Tensor:
         """Embed ``[B, C, h, w]``: the mean of what memory and concepts say, where it was asked."""
         objects = [self.references[group.rows[place]] for place in asked]
-        concepts = self.guidance.concepts(objects, image)
+        concepts = self.guidance.concepts(objects, self._look(frame))
         index = torch.tensor(asked, device=seen.device)
         said = self.guidance.head.condition(
             self.tracker.model, features.rows(index), concepts.to(seen.device)
         )
         return seen.index_copy(0, index, ((said + seen[index]) / 2).to(seen.dtype))
+
+    def _look(self, frame: int) -> Tensor:
+        """Visual tokens of a frame; groups of objects share them."""
+        if self._looked is None or self._looked[0] != frame:
+            self._looked = frame, self.guidance.look(self._image(frame))
+        return self._looked[1]
 
     def _keep(
         self, group: ObjectGroup, asked: Sequence[int], frame: int, output: FrameOutput

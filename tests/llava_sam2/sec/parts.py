@@ -68,12 +68,13 @@ def prompt(key: int = 1, frame: int = 0, top: int = 10) -> ObjectPrompt:
 
 
 def count_calls(monkeypatch, model) -> dict[str, list[int]]:
-    """Rows of each pass of the language model, and pictures that the vision tower sees."""
-    seen: dict[str, list[int]] = {"asked": [], "pictures": []}
+    """Rows and tokens of each pass of the language model, and pictures of the vision tower."""
+    seen: dict[str, list[int]] = {"asked": [], "tokens": [], "pictures": []}
     forward, look = type(model.mllm).forward, type(model.mllm).visual_features
 
     def counted_forward(self, input_ids, *args, **kwargs):
         seen["asked"].append(len(input_ids))
+        seen["tokens"].append(input_ids.numel())
         return forward(self, input_ids, *args, **kwargs)
 
     def counted_look(self, pixel_values):

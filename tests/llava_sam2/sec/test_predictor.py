@@ -74,11 +74,14 @@ def test_the_language_model_is_asked_only_where_a_scene_begins(
     model, _ = model_and_inputs
     seen = parts.count_calls(monkeypatch, model)
     masks_of(build(), video(9), TWO)
-    assert seen == {"asked": [], "pictures": []}
+    assert not any(seen.values())
     masks_of(build(), video(9, changes=(3, 6)), TWO)
     # twice about two objects at once; references pass the vision tower once, the frame once for all
-    assert seen["asked"] == [2, 2]
-    assert seen["pictures"] in ([3, 1], [3, 2], [3, 3])
+    assert seen["asked"] == [2, 2] and seen["pictures"] == [1, 2, 1, 2]
+    for counts in seen.values():
+        counts.clear()
+    masks_of(build(reliable_memory=True), video(9, changes=(3,)), TWO)  # objects one by one
+    assert seen["asked"] == [1, 1] and seen["pictures"] == [1, 1, 1]
     seen["asked"].clear()
     masks_of(build(batch_size=1), video(9, changes=(3,)), TWO)
     assert seen["asked"] == [1, 1]
@@ -152,7 +155,7 @@ def test_inference_asks_as_training_did(monkeypatch, model_and_inputs):
     for frame in (0, 2, 4):
         references.add(guidance.reference(frame, clip[frame], square(frame), prompted=False))
     with torch.no_grad():
-        concepts = guidance.concepts([references], clip[5])
+        concepts = guidance.concepts([references], guidance.look(clip[5]))
         features = model.grounding.encode_frames(inputs.inputs.grounding_frames(clip[5:]))
         embed = head.condition(model.grounding, features, concepts)
     torch.testing.assert_close(embed, heard[0], rtol=1e-4, atol=1e-5)
@@ -275,15 +278,33 @@ def stored_bytes():
     )
 
 
-def test_memory_does_not_grow_with_the_video(build):
-    """Asked on every frame, which is the most that can be kept; 200 frames hold what 50 do."""
+def test_a_frame_costs_the_same_however_long_the_video(monkeypatch, model_and_inputs, build):
+    """Asked on every frame, which is the most that can be kept; 200 frames hold what 50 do.
+
+    Counted are bytes of tensors, and per frame: what memory attention reads, the pictures that the
+    vision tower sees, and the tokens of the language model.
+    """
+    model, _ = model_and_inputs
+    seen, work = parts.count_calls(monkeypatch, model), []
+    attend = Sam2.attend_memory
+
+    def counted(self, embed, memories, pointers, **options):
+        work.append([len(memories), len(pointers)])
+        return attend(self, embed, memories, pointers, **options)
+
+    monkeypatch.setattr(Sam2, "attend_memory", counted)
     predictor = build(threshold=-1.0, reliable_memory=True)
     clip, stored = video(200), {}
     for frame, masks in predictor.propagate(clip, [prompt()]):
         if frame in (50, 199):
             del masks
             stored[frame] = stored_bytes()
+        if work:
+            work[-1] += [*seen["pictures"], *seen["tokens"]]
+            for counts in seen.values():
+                counts.clear()
     assert stored[50] == stored[199]
+    assert len(work) == 199 and work[0] != work[50] and all(w == work[50] for w in work[50:])
 
 
 # ---- mistakes ----------------------------------------------------------------------------------
