@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, record_function
 
 _MARK = "forward has ended"
@@ -47,13 +45,3 @@ def _without_onednn() -> Iterator[None]:
         yield
     finally:
         backend.enabled = before
-
-
-def with_pixels(batch: Any) -> Any:
-    """The batch with zeros in the place of what is on the meta device."""
-    filled = {
-        field.name: torch.zeros_like(value, device="cpu")
-        for field in dataclasses.fields(batch)
-        if isinstance(value := getattr(batch, field.name), Tensor) and value.is_meta
-    }
-    return dataclasses.replace(batch, **filled)

@@ -9,9 +9,9 @@ released name does (``InternVL2_5-4B``).
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,23 +56,36 @@ class Estimate:
         cfg: of ``load_config``.
         tokens: longest conversation, where data are known to be shorter than ``max_length``.
         device: ``cuda`` or ``cpu``: whose kernels are followed.
+        task: the only one whose batches are tried; None for all.
 
     Raises:
-        ValueError: mistakes in the model's config, or a part whose size nothing tells.
+        ValueError: mistakes in the model's config, a part whose size nothing tells, or no such
+            task.
     """
 
-    def __init__(self, cfg: Config, *, tokens: int | None = None, device: str = "cuda") -> None:
+    def __init__(
+        self,
+        cfg: Config,
+        *,
+        tokens: int | None = None,
+        device: str = "cuda",
+        task: str | None = None,
+    ) -> None:
         self.tree = plain(cfg)
         self.tree["model"] = without_files(self.tree["model"], "model")
         check_model(self.tree)
         shapes = largest_shapes(self.tree["train_dataloader"], tokens=tokens)
+        self.shapes = {str(shape): shape for shape in shapes if task in (None, shape.task)}
+        if not self.shapes:
+            names = ", ".join(sorted({shape.task for shape in shapes}))
+            raise ValueError(f"train_dataloader has no task {task!r}; it has {names}")
         with torch.device("meta"):
             self.model = build_model(self.tree, int(self.tree.get("seed", 0))).train()
         with without_contents(device) as ledger:
             settle(self.model)
             self.steps: dict[str, Held] = {
-                str(shape): fake_step(self.model, partial(make_batch, self.model, shape), ledger)
-                for shape in shapes
+                name: fake_step(self.model, partial(make_batch, self.model, shape), ledger)
+                for name, shape in self.shapes.items()
             }
 
     def needs(self, run: Run) -> Needs:
@@ -102,10 +115,10 @@ def _others(run: Run) -> dict[str, Run]:
     """Runs that need less, from the least trouble to the most."""
     found = {}
     if run.gpus > 1:
-        found = {f"--zero {stage}": replace(run, zero_stage=stage) for stage in (2, 3)}
+        found = {f"--zero {stage}": dataclasses.replace(run, zero_stage=stage) for stage in (2, 3)}
     for stage, offload in ((2, "optimizer"), (3, "all")):
         name = f"--zero {stage} --offload {offload}"
-        found[name] = replace(run, zero_stage=stage, offload=offload)
+        found[name] = dataclasses.replace(run, zero_stage=stage, offload=offload)
     return {name: other for name, other in found.items() if other != run}
 
 
@@ -118,6 +131,16 @@ def make_batch(model: TrainableModel, shape: Any) -> Any:
     unroll = getattr(model.heads[shape.task], "unroll", None)
     simulator = None if unroll is None else unroll.simulator
     return shape.batch(side=model.grounding.image_size, simulator=simulator)
+
+
+def with_pixels(batch: Any) -> Any:
+    """The batch of :func:`make_batch` for a real step: black pixels, zero features."""
+    filled = {
+        field.name: torch.zeros_like(value, device="cpu")
+        for field in dataclasses.fields(batch)
+        if isinstance(value := getattr(batch, field.name), torch.Tensor) and value.is_meta
+    }
+    return dataclasses.replace(batch, **filled)
 
 
 def without_files(config: Any, where: str) -> Any:

@@ -62,10 +62,10 @@ def batch(rows: int = 24) -> DummyBatch:
     return DummyBatch("sum", ["x"] * rows, torch.ones(rows, 6), targets)
 
 
-def counted(**sizes):
+def counted(device="cpu", **sizes):
     with torch.device("meta"):
         model = Stack(**sizes).train()
-    with without_contents("cpu") as ledger:
+    with without_contents(device) as ledger:
         settle(model)
         return fake_step(model, batch, ledger)
 
@@ -84,6 +84,23 @@ def test_recomputing_moves_bytes_from_forward_to_the_peak():
     plain, recomputed = counted(), counted(recompute=True)
     assert recomputed.forward < 0.5 * plain.forward
     assert recomputed.peak > recomputed.forward
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_flops_of_a_step_by_hand(device):
+    """A x B times B x C takes 2ABC; attention is two products of every place with all."""
+    tokens, width, layers = 24 * 32, 96, 3
+    enter, leave = 2 * 24 * 6 * width, 2 * (24 + 8) * 32 * width
+    linear = 2 * tokens * width * 3 * width
+    scores = 2 * tokens * 32 * width
+    forward = enter + layers * (linear + 2 * scores) + leave
+    # gradients of inputs and of weights; what enters the first layer needs none, and is frozen
+    backward = layers * (2 * linear + 4 * scores) - linear + 2 * leave
+    plain = counted(device, width=width, layers=layers)
+    assert (plain.flops, plain.recomputed) == (forward + backward, layers * scores)
+    again = counted(device, width=width, layers=layers, recompute=True)
+    assert again.flops == plain.flops
+    assert again.recomputed == layers * scores + layers * (linear + 2 * scores)
 
 
 def test_functions_of_torch_are_as_before_afterwards():

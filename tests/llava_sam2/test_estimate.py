@@ -11,11 +11,11 @@ import torch
 from projects.common.engine.config import load_config, plain
 from projects.common.engine.memory import Run
 from projects.common.engine.model import build_model
-from projects.llava_sam2.estimate import Estimate, make_batch, without_files
+from projects.llava_sam2.estimate import Estimate, make_batch, with_pixels, without_files
 from projects.llava_sam2.hf.placeholder import byte_tokenizer
 from projects.llava_sam2.largest import TalkShape, largest_shapes
 from projects.llava_sam2.models.toy import toy_internvl
-from tests.measured import measure_step, with_pixels
+from tests.measured import measure_step
 
 CONFIGS = Path("projects").resolve()
 STAGE1 = CONFIGS / "sam2_video/configs/toy.py"

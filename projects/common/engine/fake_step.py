@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from projects.common.engine.flops import FlopCount
 from projects.common.engine.model import TrainableModel
 
 DEVICES = ("cuda", "cpu")  # whose attention kernels and autocast rules are followed
@@ -41,10 +42,12 @@ _DEVICE = torch.ops.prim.device.default  # autocast asks for it, and leaves alon
 
 @dataclass
 class Held:
-    """Bytes of a training step, beside weights and gradients."""
+    """Bytes of a training step, beside weights and gradients, and its arithmetic."""
 
-    forward: int = 0  # that are there when forward has ended: what backward needs, and the batch
-    peak: int = 0  # at the worst moment of forward and backward
+    forward: int = 0  # bytes when forward has ended: what backward needs, and the batch
+    peak: int = 0  # bytes at the worst moment of forward and backward
+    flops: int = 0  # of forward and backward
+    recomputed: int = 0  # flops of what backward computes once more
 
 
 class Ledger:
@@ -310,17 +313,19 @@ def fake_step(model: TrainableModel, make_batch: Callable[[], Any], ledger: Ledg
         make_batch: called inside, so that the batch counts too.
 
     Returns:
-        Bytes beside the weights and the gradients of parameters.
+        Bytes beside the weights and the gradients of parameters, and flops.
     """
     gc.collect()
     start = ledger.peak = ledger.live
     trained = [p for p in model.parameters() if p.requires_grad]
     hooks = [p.register_post_accumulate_grad_hook(lambda p: ledger.forget(p.grad)) for p in trained]
-    losses = model(make_batch(), mode="loss")
-    total = model.parse_losses(losses)[0]
-    held = Held(forward=ledger.live - start)
-    total.backward()
-    held.peak = ledger.peak - start
+    with FlopCount() as count:
+        losses = model(make_batch(), mode="loss")
+        total = model.parse_losses(losses)[0]
+        forward = ledger.live - start
+        count.is_backward = True
+        total.backward()
+    held = Held(forward, ledger.peak - start, count.model, count.recomputed)
     for hook in hooks:
         hook.remove()
     for parameter in trained:

@@ -34,9 +34,10 @@ def _lines(model: nn.Module, needed: Needs, checkpoint: int) -> Iterator[str]:
     yield f"  {'sum':<24}{readable(needed.total):>12}"
     if needed.host:
         yield f"  {'host, per process':<24}{readable(needed.host):>12}"
-    yield from ("", "activations by batch: held for backward, peak")
+    yield from ("", "activations by batch: held for backward, peak; TFLOP, computed once more")
     for name, held in needed.steps.items():
-        yield f"  {readable(held.forward):>12}{readable(held.peak):>12}  {name}"
+        memory = f"{readable(held.forward):>12}{readable(held.peak):>12}"
+        yield f"  {memory}{held.flops / 1e12:>10.3g}{held.recomputed / 1e12:>10.3g}  {name}"
     yield from ("", f"a checkpoint: {readable(checkpoint)}")
 
 
