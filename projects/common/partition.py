@@ -1,13 +1,15 @@
 """Parameters that DeepSpeed's ZeRO-3 (Rajbhandari et al., 2020) has cut: a part on each rank.
 
 Such a parameter is empty; what it was is in its ``ds_shape``, the rank's own part in ``ds_tensor``.
-Models are built from folders of weights within :func:`cutting`: whoever fills a parameter then
-calls :func:`cut`, so that no rank ever holds more than its parts and the tensor in hand. Outside
-of it, and without ZeRO-3, these functions leave ordinary parameters as they are.
+Models are built within :func:`cutting`: the registry calls :func:`cut` on every part of a config
+that it has built, and whoever fills a large part, tensor by tensor or module by module, does so on
+the way. So no rank ever holds more than its parts and what is in hand. Outside of it, and without
+ZeRO-3, these functions leave ordinary parameters as they are.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,10 +28,6 @@ def cutting(cutter: Callable[[list[nn.Parameter]], None]) -> Iterator[None]:
         yield
     finally:
         _cutters.pop()
-
-
-def is_cutting() -> bool:
-    return bool(_cutters)
 
 
 def cut(parameters: Iterable[nn.Parameter]) -> None:
@@ -71,6 +69,12 @@ def whole(tensors: Iterable[Any], *, write: bool = False) -> Iterator[None]:
 
     with deepspeed.zero.GatheredParameters(parts, modifier_rank=0 if write else None):
         yield
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """A copy of a module, whole whether or not the module is cut; every rank must call it."""
+    with whole(module.parameters()):
+        return copy.deepcopy(module)
 
 
 def cast(parameter: nn.Parameter, dtype: torch.dtype) -> None:

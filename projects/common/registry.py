@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import mmengine.registry
+from torch import nn
+
+from projects.common.partition import cut
 
 
 class ConfigError(ValueError):
@@ -26,12 +29,19 @@ class ConfigError(ValueError):
 def build(cfg: Any) -> Any:
     """Build a config tree depth first.
 
+    Modules are cut over the ranks as soon as they are built, where ZeRO-3 trains.
+
     Raises:
         ValueError: a ``type`` that cannot be found.
     """
     if isinstance(cfg, Mapping):
         parts = {key: build(value) for key, value in cfg.items() if key != "type"}
-        return resolve(cfg["type"])(**parts) if "type" in cfg else parts
+        if "type" not in cfg:
+            return parts
+        built = resolve(cfg["type"])(**parts)
+        if isinstance(built, nn.Module):
+            cut(built.parameters())
+        return built
     if isinstance(cfg, (list, tuple)):
         return type(cfg)(build(value) for value in cfg)
     return cfg

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from projects.common.checkpoint import load_state
 from projects.common.engine.checkpoints import frozen_fingerprints
-from projects.common.engine.distributed import free_port
 from projects.common.freezing import trainable_table
-from projects.common.partition import cast, cut, cutting, full_numel, full_shape, is_cut, whole
-from tests.engine import processes
+from projects.common.partition import (
+    cast,
+    copied,
+    cut,
+    full_numel,
+    full_shape,
+    is_cut,
+    whole,
+)
+from tests.engine import group
+from tests.engine.group import cutting_as_zero3
 
 
 def model() -> nn.Module:
@@ -30,25 +35,12 @@ def other_state() -> dict[str, torch.Tensor]:
     return {name: value * 2 + 1 for name, value in model().state_dict().items()}
 
 
-def worker(rank: int, port: int) -> None:
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", DS_ACCELERATOR="cpu")
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    from projects.common.engine.zero import complete_config, make_cutter, named_config
-
-    config = complete_config(
-        named_config("deepspeed_zero3"), batch_size=1, accumulate=1, max_norm=0.0
-    )
-    try:
-        with cutting(make_cutter(config)):
-            check(model())
-    finally:
-        dist.destroy_process_group()
+def check() -> None:
+    with cutting_as_zero3():
+        compare(model(), model())
 
 
-def check(module: nn.Module) -> None:
-    expected = model()
+def compare(module: nn.Module, expected: nn.Module) -> None:
     cut(module.parameters())
     cut(module.parameters())  # a second time changes nothing
     for name, parameter in module.named_parameters():
@@ -59,6 +51,8 @@ def check(module: nn.Module) -> None:
         assert full_numel(parameter) == full_numel(plain) == plain.numel()
     assert same(module, expected)
     assert all(parameter.numel() == 0 for parameter in module.parameters())  # cut once more
+    twin = copied(module)
+    assert not any(is_cut(parameter) for parameter in twin.parameters()) and same(twin, expected)
     assert trainable_table(module) == trainable_table(expected)
     assert frozen_fingerprints(module) == frozen_fingerprints(expected)
 
@@ -88,7 +82,7 @@ def same(module: nn.Module, expected: nn.Module) -> bool:
 
 
 def test_cut_parameters_behave_as_whole_ones():
-    processes.run(worker, free_port())
+    group.run(check)
 
 
 def test_without_zero_nothing_is_cut():

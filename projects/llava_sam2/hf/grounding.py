@@ -11,7 +11,6 @@ transformers renames "gamma" while it loads, so both call the memory encoder's s
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from transformers import Sam2VideoConfig
 
 from projects.common.checkpoint import State, load_state, rename
+from projects.common.partition import copied, cut
 from projects.llava_sam2.hf.shards import TensorFolder
 from projects.sam2_video.modeling import Sam2, build_sam2, sam2_config
 from projects.sam2_video.modeling.meta_weights import (
@@ -127,12 +127,13 @@ def load_grounding(source: TensorFolder, names: GroundingNames, config: Sam2Vide
     state = from_meta_names(read_named(source, names.sam2), where=str(source.folder))
     version = "2.1" if config.enable_occlusion_spatial_embedding else "2.0"
     load_sam2_state(sam2, state, version=version, where=str(source.folder))
+    cut(sam2.parameters())
     return sam2
 
 
 def load_concept_attention(source: TensorFolder, names: GroundingNames, sam2: Sam2) -> nn.Module:
     """SeC's ``token_attn`` as a module of its own, built like SAM 2's memory attention."""
-    module = copy.deepcopy(sam2.blocks.memory_attention)
+    module = copied(sam2.blocks.memory_attention)
     state = read_named(source, names.concept)
     load_state(module, _renamed(state, "memory_attention.", FROM_META), where="token_attn")
     return module

@@ -16,7 +16,6 @@ as a whole keeps its position tables in float32.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -27,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Sam2VideoConfig, Sam2VideoModel
 
 from projects.common.freezing import grad_if_trainable
+from projects.common.partition import copied
 
 from .compiling import Compiled, compiler_works
 from .decoding import FIRST_MASK, decode_masks, decode_tokens, object_score
@@ -514,7 +514,7 @@ class Sam2(nn.Module):
         Call it after the pretrained weights are in; ``decoder=model.propagation_decoder`` uses it.
         A decoder that is tuned frame by frame no longer fits SAM 2's memory (arXiv 2509.19082).
         """
-        self.propagation_decoder = copy.deepcopy(self.blocks.mask_decoder).requires_grad_(False)
+        self.propagation_decoder = copied(self.blocks.mask_decoder).requires_grad_(False)
 
     # ---- position of the dense grid ---------------------------------------------------------
 

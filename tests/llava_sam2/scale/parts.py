@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import re
 from pathlib import Path
-from unittest import mock
 
 import torch
+from transformers import InternVLForConditionalGeneration
 
-from projects.common import partition
 from projects.common.conversation import encode_conversation, load_tokenizer
-from projects.common.engine.distributed import get_rank
 from projects.common.samplers import Draw
-from projects.llava_sam2.hf import shards
-from projects.llava_sam2.hf.internvl import internvl_from_folder
+from projects.llava_sam2.hf.internvl import internvl_from_folder, model_config, read_config
+from projects.llava_sam2.hf.random_start import random_model
 from projects.llava_sam2.models.mllm import InternVL
 from projects.llava_sam2.structures import GroundingSample
 from projects.sam2_video.modeling import build_sam2, toy_config
@@ -25,7 +21,8 @@ from tests.llava_sam2.hf import original
 FOLDER = "SCALE_FOLDER"  # environment: where the weights are
 SIDE, TOKENS, FRAME, MASK, WIDTH = 56, 4, 96, 24, 6
 HEADS, KEY_HEADS = 4, 2
-M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+CONFIG = "tests/llava_sam2/scale/config.py"
+BOTH = "train_dataloader.batch_size=2"  # what two ranks read, in one process
 
 
 def write_folder(folder: Path, *, hidden: int = 32, layers: int = 2) -> None:
@@ -49,6 +46,14 @@ def mllm(*, dtype: str = "float32", gradient_checkpointing: bool = True) -> Inte
     return internvl_from_folder(
         path=os.environ[FOLDER], dtype=dtype, gradient_checkpointing=gradient_checkpointing
     )
+
+
+def random_mllm() -> InternVL:
+    """The same without the folder's weights."""
+    folder = Path(os.environ[FOLDER])
+    config = model_config(read_config(folder), where=str(folder))
+    model = random_model(InternVLForConditionalGeneration, config, dtype=torch.float32)
+    return InternVL(model=model, tokenizer=load_tokenizer(folder), template="qwen_chat")
 
 
 def grounding():
@@ -110,26 +115,3 @@ class Samples:
         return GroundingSample(
             task=self.task, name=name, input_ids=encoded.input_ids, labels=encoded.labels
         )
-
-
-def measured_mllm(*, note: str) -> InternVL:
-    """:func:`mllm`, and the most memory that it took while it was built, in a file a rank.
-
-    Anonymous memory, whenever a tensor was read and not yet cut; mapped files are not part of it.
-    """
-    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 16)  # what is freed goes back at once
-    start, seen = anonymous_bytes(), []
-
-    def noted(parameters) -> None:
-        seen.append(anonymous_bytes() - start)
-        partition.cut(parameters)
-
-    with mock.patch.object(shards, "cut", noted):
-        built = mllm()
-    Path(f"{note}.{get_rank()}").write_text(str(max(*seen, anonymous_bytes() - start)))
-    return built
-
-
-def anonymous_bytes() -> int:
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(re.search(r"RssAnon:\s+(\d+) kB", status)[1])

@@ -13,17 +13,9 @@ from safetensors.torch import load_file
 
 from projects.common.samplers import StepBatchSampler
 from tests.engine.processes import metrics, train
+from tests.llava_sam2.scale import parts
 
-CONFIG = "tests/llava_sam2/scale/config.py"
 KINDS = ["image", "video", "words", "features"]
-
-
-@pytest.fixture(scope="module")
-def alone(folder, tmp_path_factory):
-    work_dir = tmp_path_factory.mktemp("alone") / "run"
-    run = train(work_dir, config=CONFIG, options=("train_dataloader.batch_size=2",))
-    assert run.exit_codes == [0], run.output
-    return work_dir
 
 
 def test_the_ranks_differ_as_they_should():
@@ -48,7 +40,7 @@ def test_the_ranks_differ_as_they_should():
 
 @pytest.mark.parametrize("name", ["deepspeed_zero2", "deepspeed_zero3"])
 def test_two_processes_are_one(name, alone, tmp_path):
-    run = train(tmp_path / "run", "--deepspeed", name, processes=2, config=CONFIG)
+    run = train(tmp_path / "run", "--deepspeed", name, processes=2, config=parts.CONFIG)
     assert run.exit_codes == [0, 0], run.output
     ours, theirs = metrics(tmp_path / "run"), metrics(alone)
     assert len(ours) == 5

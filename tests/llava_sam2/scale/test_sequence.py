@@ -19,7 +19,6 @@ from tests.engine.processes import CONFIG as DUMMY
 from tests.engine.processes import metrics, train
 from tests.llava_sam2.scale import parts
 
-CONFIG = "tests/llava_sam2/scale/config.py"
 TOUCH = "model.touch_all=True"  # plain data parallelism wants a gradient everywhere
 SHARED = (TOUCH, "sequence_parallel_size=2")
 
@@ -27,7 +26,7 @@ SHARED = (TOUCH, "sequence_parallel_size=2")
 @pytest.fixture(scope="module")
 def alone(folder, tmp_path_factory):
     work_dir = tmp_path_factory.mktemp("alone") / "run"
-    run = train(work_dir, config=CONFIG, options=(TOUCH,))
+    run = train(work_dir, config=parts.CONFIG, options=(TOUCH,))
     assert run.exit_codes == [0], run.output
     return work_dir
 
@@ -36,7 +35,7 @@ def alone(folder, tmp_path_factory):
 def test_two_ranks_are_one(name, alone, tmp_path):
     """Losses of every head step by step, and all that trains at the end."""
     arguments = ("--deepspeed", name) if name else ()
-    run = train(tmp_path / "run", *arguments, processes=2, config=CONFIG, options=SHARED)
+    run = train(tmp_path / "run", *arguments, processes=2, config=parts.CONFIG, options=SHARED)
     assert run.exit_codes == [0, 0], run.output
     ours, theirs = metrics(tmp_path / "run"), metrics(alone)
     assert len(ours) == len(theirs) == 5 and {line["task"] for line in ours} == {
@@ -105,7 +104,7 @@ def test_gradients_and_hidden_states_are_those_of_one_rank(folder, tmp_path):
 
 
 def test_mistakes_are_found_before_anything_is_read(folder, monkeypatch):
-    tree = plain(load_config(CONFIG))
+    tree = plain(load_config(parts.CONFIG))
     for size, words in (
         (3, "sequence_parallel_size: 3 does not divide the 4 processes"),
         (0, "sequence_parallel_size: 0 is no whole number from 1 on"),

@@ -12,13 +12,13 @@ all samples together, R rows (expression, frame), M candidates, C channels, 64 t
 
 from __future__ import annotations
 
-import copy
 from dataclasses import fields
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from projects.common.partition import copied
 from projects.llava_sam2.models.adapter import LanguageAdapter
 from projects.llava_sam2.models.normalise import most_over_ranks
 from projects.llava_sam2.models.seg_rows import Rows, rows_of
@@ -99,7 +99,7 @@ class ConceptHead(nn.Module):
     def start_from(self, grounding: Sam2) -> None:
         """Take a copy of SAM 2's memory attention for ``token_attn``, where there is none."""
         if self.token_attn is None:
-            self.token_attn = copy.deepcopy(grounding.blocks.memory_attention)
+            self.token_attn = copied(grounding.blocks.memory_attention)
 
     def project(self, seg_hidden: Tensor) -> Tensor:
         """Hidden states at [SEG] ``[K, D]`` to concepts ``[K, C]``."""
