@@ -1,4 +1,5 @@
-"""Sa2VA on Qwen2.5-VL-3B, which sees images at about their own size (512 to 2048 tokens).
+"""Sa2VA on Qwen2.5-VL-3B, which sees images at about their own size (512 to 2048 tokens), and video
+frames as well (128 to 512).
 
 Its vision tower is frozen with its merger; words and lm_head are one table.
 """
@@ -20,7 +21,8 @@ model["trainable"] = [  # noqa: F405
     "grounding.blocks.mask_decoder",
     "heads",
 ]
-_tiles = dict(type=NativeResolution, size=448, token=28, min_tokens=512, max_tokens=2048)
+_images = dict(min_tokens=512, max_tokens=2048, frame_tokens=(128, 512))  # as Sa2VA's Qwen-VL
+_tiles = dict(type=NativeResolution, size=448, token=28, **_images)
 for _entry in [*train_dataloader["datasets"], *benchmarks.values()]:  # noqa: F405
     _inputs = (_entry.get("dataset") or _entry["respond"])["inputs"]
     _inputs.update(**_language)

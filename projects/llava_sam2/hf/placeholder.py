@@ -11,7 +11,8 @@ END = "<|endoftext|>"
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """256 byte tokens, the stop words of the templates, and all tokens of the project.
+    """256 byte tokens, the stop words and picture tokens of the templates, and all tokens of the
+    project.
 
     It spells any text (with more tokens than a trained one), so that a model with random weights
     can be built, measured and asked; its ids are those of no released model.
@@ -20,7 +21,9 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     fast = Tokenizer(models.BPE({letter: number for number, letter in enumerate(alphabet)}, []))
     fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     fast.decoder = decoders.ByteLevel()
-    stops = {word: None for template in TEMPLATES.values() for word in template.stop_words}
+    templates = TEMPLATES.values()
+    stops = {word: None for template in templates for word in template.stop_words}
+    places = [word for t in templates for word in (t.image_start, t.image_context, t.image_end)]
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=fast,
         eos_token=END,
@@ -28,5 +31,5 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
         extra_special_tokens=["<|im_start|>", *(word for word in stops if word != END)],
         clean_up_tokenization_spaces=False,
     )
-    add_tokens(tokenizer, SHARED_TOKENS)
+    add_tokens(tokenizer, [*SHARED_TOKENS, *dict.fromkeys(places)])
     return tokenizer

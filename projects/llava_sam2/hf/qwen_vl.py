@@ -17,15 +17,17 @@ from transformers import (
 )
 
 from projects.common.conversation import chat_template, load_tokenizer, token_id
+from projects.llava_sam2.hf.config_file import read_config
 from projects.llava_sam2.hf.grounding import GROUNDING_PREFIXES
 from projects.llava_sam2.hf.internvl import (
     ATTENTION,
     DTYPES,
-    read_config,
-    rebuild_tables,
     settle_tie,
     stored_dtype,
 )
+from projects.llava_sam2.hf.placeholder import byte_tokenizer
+from projects.llava_sam2.hf.qwen_vl_sizes import QWEN_VL
+from projects.llava_sam2.hf.random_start import random_model, rebuild_tables
 from projects.llava_sam2.hf.shards import TensorFolder, fill, plan
 from projects.llava_sam2.models.adapter import cast_weights
 from projects.llava_sam2.models.qwen2_5_vl import Qwen2_5VL
@@ -48,7 +50,8 @@ KINDS = {
 
 def qwen_vl_from_folder(
     *,
-    path: str | Path,
+    path: str | Path | None,
+    size: str | None = None,
     tile_size: int = 448,
     template: str | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -56,15 +59,16 @@ def qwen_vl_from_folder(
     dtype: str = "bfloat16",
     gradient_checkpointing: bool = False,
 ) -> QwenVL:
-    """Qwen2.5-VL or Qwen3-VL with the weights of a folder; ``config.json`` says which.
+    """Qwen2.5-VL or Qwen3-VL with the weights of a folder, or of a released size without weights.
 
     Args:
         path: folder as released (safetensors, tokenizer files), or an export of ours (its language
-            model).
+            model); ``config.json`` says which model it is. None for random weights.
+        size: without a path: ``Qwen2.5-VL-3B``, or another name of ``QWEN_VL``.
         tile_size: side of a tile; a token for 28 (Qwen2.5-VL) or 32 pixels (Qwen3-VL) of it.
         template: chat template; None: the model's own.
         tokenizer: from ``load_tokenizer`` or ``load_shared_tokenizer`` on the same folder; None
-            loads it with the grounding tokens.
+            loads it with the grounding tokens. Without a path: one of single bytes.
         attn: attention of transformers.
         dtype: of the weights: ``float32``, ``bfloat16``, ``float16``, or ``auto`` for the file's.
         gradient_checkpointing: recompute activations in backward.
@@ -74,31 +78,31 @@ def qwen_vl_from_folder(
         ValueError: a folder of another model, tensors that are missing or unexpected, a tokenizer
             without the image tokens.
     """
-    folder = Path(path)
-    said = read_config(folder)
+    _check_options(path, size, attn, dtype)
+    said = QWEN_VL[size] if path is None else read_config(Path(path))
     kind = said.get("model_type")
     if kind not in KINDS:
         raise ValueError(
-            f"{folder}/config.json is of a {kind!r}; wanted is one of {', '.join(KINDS)} (InternVL "
+            f"{path}/config.json is of a {kind!r}; wanted is one of {', '.join(KINDS)} (InternVL "
             "loads by internvl_from_folder)"
-        )
-    if attn not in ATTENTION or dtype not in (*DTYPES, "auto"):
-        raise ValueError(
-            f"unknown attention {attn!r} or dtype {dtype!r}; choose among {', '.join(ATTENTION)} "
-            f"and {', '.join(DTYPES)}, auto"
         )
     config_class, model_class, adapter, own_template = KINDS[kind]
     template = template or own_template
-    context = chat_template(template).image_context
-    tokenizer = tokenizer or load_tokenizer(folder)
+    tokenizer = tokenizer or (byte_tokenizer() if path is None else load_tokenizer(path))
     config = config_class.from_dict({k: v for k, v in said.items() if k != "grounded"})
-    if token_id(tokenizer, context) != config.image_token_id:
-        raise ValueError(
-            f"{folder}: {context} is token {token_id(tokenizer, context)} of the tokenizer, and "
-            f"{config.image_token_id} of the weights: its files belong to another model"
-        )
-    source = TensorFolder(folder)
-    model = _load(source, model_class, config, DTYPES.get(dtype) or stored_dtype(source))
+    context = chat_template(template).image_context
+    image_id = token_id(tokenizer, context)
+    if path is None:
+        config.image_token_id = image_id
+        model = random_model(model_class, config, dtype=DTYPES[dtype])
+    else:
+        if image_id != config.image_token_id:
+            raise ValueError(
+                f"{path}: {context} is token {image_id} of the tokenizer, and "
+                f"{config.image_token_id} of the weights: its files belong to another model"
+            )
+        source = TensorFolder(Path(path))
+        model = _load(source, model_class, config, DTYPES.get(dtype) or stored_dtype(source))
     model.set_attn_implementation(attn)
     return adapter(
         model=model,
@@ -107,6 +111,18 @@ def qwen_vl_from_folder(
         tile_size=tile_size,
         gradient_checkpointing=gradient_checkpointing,
     )
+
+
+def _check_options(path: str | Path | None, size: str | None, attn: str, dtype: str) -> None:
+    if (path is None) == (size is None):
+        raise ValueError("give path (a folder) or size (random weights), one of them")
+    if size is not None and size not in QWEN_VL:
+        raise ValueError(f"unknown Qwen-VL size {size!r}; choose one of {', '.join(QWEN_VL)}")
+    if attn not in ATTENTION or dtype not in (*DTYPES, *(() if path is None else ("auto",))):
+        raise ValueError(
+            f"unknown attention {attn!r} or dtype {dtype!r}; choose among {', '.join(ATTENTION)} "
+            f"and {', '.join(DTYPES)}, or auto with a path"
+        )
 
 
 def _load(

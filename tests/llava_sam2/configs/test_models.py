@@ -11,6 +11,7 @@ import torch
 from projects.common import registry
 from projects.common.engine.config import check_config, load_config, plain
 from projects.llava_sam2.hf.architectures import RELEASED
+from projects.llava_sam2.hf.qwen_vl_sizes import QWEN_VL
 from projects.llava_sam2.models.heads import BoxHead
 
 CONFIGS = Path("projects/llava_sam2/configs").resolve()
@@ -22,7 +23,12 @@ SIZES = {
     "sa2va_4b_shared": "4B",
     "sa2va_8b_shared": "8B",
 }
-NAMES = [*SIZES, "sa2va_finetune", "sa2va_qwen2_5_vl_3b"]
+QWEN_SIZES = {  # size, and its parameters as released
+    "sa2va_qwen2_5_vl_3b": ("Qwen2.5-VL-3B", 3_754_622_976),
+    "sa2va_qwen3_vl_2b": ("Qwen3-VL-2B", 2_127_532_032),
+    "sa2va_qwen3_vl_4b": ("Qwen3-VL-4B", 4_437_815_808),
+}
+NAMES = [*SIZES, *QWEN_SIZES, "sa2va_finetune"]
 
 
 def read(name):
@@ -68,20 +74,27 @@ def test_model_and_data_speak_alike(name):
         assert inputs["tokenizer"] == mllm["tokenizer"]
 
 
-@pytest.mark.parametrize("name", SIZES)
-def test_it_builds_on_the_meta_device(name):
-    tree = read(name)
-    size = SIZES[name]
+def on_meta(tree, size):
+    """The model of a config with random weights of a released size, on the meta device."""
     model = tree["model"]
     model["mllm"].update(path=None, size=size, tokenizer=None)
     model["grounding"].update(checkpoint=None)
-    inputs = next(all_inputs(tree))
     with torch.device("meta"):
-        built = registry.build(model)
-    mllm = built.mllm
-    assert mllm.hidden_size == RELEASED[size]["llm_config"]["hidden_size"]
-    assert mllm.image_tokens_per_tile == inputs["tokens_per_tile"]
-    assert mllm.tile_size == inputs["tiles"]["size"]
+        return registry.build(model)
+
+
+@pytest.mark.parametrize("name", [*SIZES, *QWEN_SIZES])
+def test_it_builds_on_the_meta_device(name):
+    tree = read(name)
+    size, parameters = QWEN_SIZES.get(name, (SIZES.get(name), None))
+    built = on_meta(tree, size)
+    mllm, qwen = built.mllm, parameters is not None
+    text = QWEN_VL[size]["text_config"] if qwen else RELEASED[size]["llm_config"]
+    assert mllm.hidden_size == text["hidden_size"]
+    seen = [inputs for inputs in all_inputs(tree) if "tiles" in inputs]  # not temporal features
+    for inputs in seen:
+        assert mllm.image_tokens_per_tile == inputs["tokens_per_tile"]
+        assert mllm.tile_size == inputs["tiles"]["size"]
     for head in built.heads.values():
         if hasattr(head, "text_hidden_fcs"):
             assert head.text_hidden_fcs[0].in_features == mllm.hidden_size
@@ -90,14 +103,20 @@ def test_it_builds_on_the_meta_device(name):
             assert head.projector.out == mllm.hidden_size
     trains = [name for name, p in built.named_parameters() if p.requires_grad]
     assert all(p.dtype == torch.float32 for p in built.parameters() if p.requires_grad)
-    assert not [name for name in trains if "vision_tower" in name or "propagation" in name]
+    for frozen in ("vision_tower", ".visual.", "propagation"):
+        assert not [name for name in trains if frozen in name]
     assert not [name for name in trains if "token_attn" in name]  # frozen, as in SeC
     assert not [name for name in trains if "grounding" in name and "mask_decoder" not in name]
-    layers = RELEASED[size]["llm_config"]["num_hidden_layers"]
-    assert sum("lora_A" in name for name in trains) == 7 * layers
-    assert any("lm_head" in name for name in trains)
-    assert any("multi_modal_projector" in name for name in trains)
+    assert sum("lora_A" in name for name in trains) == 7 * text["num_hidden_layers"]
+    # Qwen-VL's small sizes have words and lm_head in one table, and a merger within the tower
+    assert any("lm_head" in name for name in trains) != qwen
+    assert any("multi_modal_projector" in name for name in trains) != qwen
     assert any("embed_tokens" in name for name in trains)
+    if qwen:
+        assert {mllm.patch * mllm.merge} == {inputs["tiles"]["token"] for inputs in seen}
+        language = dict(mllm.model.named_parameters())
+        own = sum(p.numel() for name, p in language.items() if "lora_" not in name)
+        assert own == parameters
 
 
 def test_the_shared_recipe_has_every_task_and_the_weights_of_the_reference_run():

@@ -471,6 +471,20 @@ def test_tile_sizes_that_do_not_fit(tokenizer):
         build("3", tokenizer, tile_size=44)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(path=None), "give path .* or size"),
+        (dict(path="x", size="Qwen3-VL-2B"), "give path .* or size"),
+        (dict(path=None, size="3B"), "unknown Qwen-VL size '3B'; choose one of Qwen2.5-VL-3B"),
+        (dict(path=None, size="Qwen3-VL-2B", dtype="auto"), "dtype 'auto'"),
+    ],
+)
+def test_a_folder_or_a_released_size(options, message):
+    with pytest.raises(ValueError, match=message):
+        qwen_vl_from_folder(**options)
+
+
 def test_numpy_frames_are_what_the_processor_would_see(mllm):
     tile = torch.from_numpy(np.arange(40 * 40 * 3, dtype=np.int64).reshape(1, 3, 40, 40) % 251)
     tile = tile.to(torch.uint8)
