@@ -22,6 +22,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -233,7 +234,10 @@ def _attention(
     out = kernel(query, key, value, attn_mask, dropout_p, is_causal, scale, grouped)
     if out is not None:
         return out
-    return plain(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
+    with sdpa_kernel(SDPBackend.MATH):  # else torch would choose for the CPU, where Shapes are
+        return plain(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
 
 
 def _attention_of_cuda(query, key, value, mask, dropout, causal, scale, grouped) -> Tensor | None:
