@@ -3,7 +3,8 @@
     inputs [B, L, D] ──split──► decoder layers on [B, L / P, D] ──gather──► hidden [B, L, D]
 
 See :mod:`projects.common.sequence`. Texts are padded on the right, so that causal attention needs
-no mask: no token sees the padding behind it.
+no mask: no token sees the padding behind it. What DeepStack adds to the visual tokens of the first
+layers goes to the rank that has the token.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from projects.common import sequence
 
 ATTENTION = "sequence_parallel"
 _SPLIT = ("inputs_embeds", "attention_mask", "position_ids")
+_PLACES, _DEEPER = "visual_pos_masks", "deepstack_visual_embeds"  # Qwen3-VL's
 
 
 def attend(
@@ -90,9 +92,9 @@ def run_in_parts(language_model: nn.Module, inputs: Mapping[str, Any]) -> Tensor
     """Hidden states ``[B, L, D]`` of ``inputs`` (:meth:`LanguageAdapter.inputs`), on every rank.
 
     Raises:
-        ValueError: padding on the left, or inputs that belong to single tokens (DeepStack).
+        ValueError: padding on the left, or inputs of the layers that this does not know.
     """
-    further = sorted(set(inputs) - set(_SPLIT))
+    further = sorted(set(inputs) - {*_SPLIT, _PLACES, _DEEPER})
     if further:
         raise ValueError(
             f"sequence_parallel_size does not go with {type(language_model).__name__}, whose "
@@ -110,5 +112,16 @@ def run_in_parts(language_model: nn.Module, inputs: Mapping[str, Any]) -> Tensor
         position_ids=sequence.split(F.pad(positions, (0, extra)), -1),
         use_cache=False,
         in_parts=True,
+        **_own_visual(inputs, extra),
     ).last_hidden_state
     return sequence.gather(hidden, 1)[:, :length]
+
+
+def _own_visual(inputs: Mapping[str, Any], extra: int) -> dict[str, Any]:
+    """DeepStack's features of the visual tokens in this rank's part; nothing without DeepStack."""
+    if _PLACES not in inputs:
+        return {}
+    places = inputs[_PLACES]
+    numbers = (places.flatten().cumsum(0) - 1).view_as(places)  # of the visual token at a place
+    places, numbers = (sequence.split(F.pad(x, (0, extra)), 1) for x in (places, numbers))
+    return {_PLACES: places, _DEEPER: [layer[numbers[places]] for layer in inputs[_DEEPER]]}

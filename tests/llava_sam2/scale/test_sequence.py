@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,36 +13,37 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from projects.common import sequence
+from projects.common.conversation import load_tokenizer
 from projects.common.engine.config import check_config, load_config, plain
 from projects.llava_sam2.structures import collate_grounding
-from tests.engine import processes
+from tests.engine import group
 from tests.engine.processes import CONFIG as DUMMY
 from tests.engine.processes import metrics, train
+from tests.llava_sam2.models.test_qwen_vl import build, make_sample, tokenizer  # noqa: F401
 from tests.llava_sam2.scale import parts
 
-TOUCH = "model.touch_all=True"  # plain data parallelism wants a gradient everywhere
-SHARED = (TOUCH, "sequence_parallel_size=2")
+SHARED = ("sequence_parallel_size=2", parts.BOTH)
+LAUNCHERS = {  # plain data parallelism wants a gradient everywhere
+    "ddp": ((), ("model.touch_all=True",)),
+    "zero2": (("--deepspeed", "deepspeed_zero2"), ()),
+    "zero3": (("--deepspeed", "deepspeed_zero3"), ()),
+}
 
 
-@pytest.fixture(scope="module")
-def alone(folder, tmp_path_factory):
-    work_dir = tmp_path_factory.mktemp("alone") / "run"
-    run = train(work_dir, config=parts.CONFIG, options=(TOUCH,))
-    assert run.exit_codes == [0], run.output
-    return work_dir
-
-
-@pytest.mark.parametrize("name", [None, "deepspeed_zero2"])
-def test_two_ranks_are_one(name, alone, tmp_path):
-    """Losses of every head step by step, and all that trains at the end."""
-    arguments = ("--deepspeed", name) if name else ()
-    run = train(tmp_path / "run", *arguments, processes=2, config=parts.CONFIG, options=SHARED)
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_ranks_are_one(launcher, alone, tmp_path):
+    """Losses of every head step by step, and all that trains at the end; two samples, padded."""
+    arguments, options = LAUNCHERS[launcher]
+    run = train(
+        tmp_path / "run",
+        *arguments,
+        processes=2,
+        config=parts.CONFIG,
+        options=(*SHARED, *options),
+    )
     assert run.exit_codes == [0, 0], run.output
     ours, theirs = metrics(tmp_path / "run"), metrics(alone)
-    assert len(ours) == len(theirs) == 5 and {line["task"] for line in ours} == {
-        "segment",
-        "temporal",
-    }
+    assert len(ours) == len(theirs) and {line["task"] for line in ours} == {"segment", "temporal"}
     for own, expected in zip(ours, theirs, strict=True):
         keys = [key for key in expected if key.startswith("loss")]
         assert [own[key] for key in keys] == pytest.approx([expected[key] for key in keys], 1e-5)
@@ -50,10 +52,9 @@ def test_two_ranks_are_one(name, alone, tmp_path):
         np.testing.assert_allclose(weights[0][key], expected, rtol=1e-3, atol=1e-5, err_msg=key)
 
 
-def gradients(samples) -> dict[str, torch.Tensor]:
+def gradients(mllm, batch) -> dict[str, torch.Tensor]:
     """Of the hidden states' weighted sum, averaged over ranks as engines do."""
-    mllm = parts.mllm().train()
-    batch = collate_grounding(samples)
+    mllm.train()
     hidden = mllm(batch.input_ids, batch.attention_mask, batch.pixel_values)
     weights = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(1))
     (hidden * weights)[batch.attention_mask].sum().backward()
@@ -65,38 +66,48 @@ def gradients(samples) -> dict[str, torch.Tensor]:
     return found
 
 
-def some_samples():
-    """Of odd lengths: the longest has a number of tokens that two ranks cannot share evenly."""
-    images = parts.Samples(kind="image", length=3)
-    samples = [images[parts.Draw(0, index, 0)] for index in range(3)]
-    if max(len(sample.input_ids) for sample in samples) % 2 == 0:
-        samples[-1].input_ids = torch.cat([samples[-1].input_ids, samples[-1].input_ids[-1:]])
-        samples[-1].labels = torch.cat([samples[-1].labels, samples[-1].labels[-1:]])
-    return samples
-
-
-def worker(rank: int, port: int, folder: str, out: str) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+def intern_vl(folder: str):
     os.environ[parts.FOLDER] = folder
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    try:
-        sequence.start(2)
-        assert (sequence.size(), sequence.data_rank(), sequence.data_ranks()) == (2, 0, 1)
-        found = gradients(some_samples())
-        if rank == 0:
-            torch.save(found, out)
-    finally:
-        dist.destroy_process_group()
+    return parts.mllm(), collate_grounding(some_samples())
 
 
-def test_gradients_and_hidden_states_are_those_of_one_rank(folder, tmp_path):
-    out = tmp_path / "found.pt"
-    processes.run(worker, processes.free_port(), str(folder), str(out))
-    found = torch.load(out, weights_only=True)
-    samples = some_samples()
-    assert max(len(sample.input_ids) for sample in samples) % 2 == 1
-    expected = gradients(samples)
+def qwen3_vl(folder: str):
+    """Two images and one: visual tokens in both halves of a text, and most of them in one."""
+    mllm = build("3", load_tokenizer(folder))
+    samples = [make_sample(mllm, 1, pictures=2), make_sample(mllm, 2, ["red circle"] * 4)]
+    return mllm, collate_grounding([odd(sample) for sample in samples])
+
+
+def some_samples():
+    images = parts.Samples(kind="image", length=3)
+    return [odd(images[parts.Draw(0, index, 0)]) for index in range(3)]
+
+
+def odd(sample):
+    """With a number of tokens that two ranks cannot share evenly."""
+    if len(sample.input_ids) % 2 == 0:
+        sample.input_ids = torch.cat([sample.input_ids, sample.input_ids[-1:]])
+        sample.labels = torch.cat([sample.labels, sample.labels[-1:]])
+    return sample
+
+
+def check_gradients(case: Callable, folder: str, out: str) -> None:
+    sequence.start(2)
+    assert (sequence.size(), sequence.data_rank(), sequence.data_ranks()) == (2, 0, 1)
+    found = gradients(*case(folder))
+    if dist.get_rank() == 0:
+        torch.save(found, out)
+
+
+@pytest.mark.parametrize("case", [intern_vl, qwen3_vl])
+def test_gradients_and_hidden_states_are_those_of_one_rank(case, folder, tokenizer, tmp_path):  # noqa: F811
+    source = str(folder) if case is intern_vl else str(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    group.run(check_gradients, case, source, str(tmp_path / "found.pt"))
+    found = torch.load(tmp_path / "found.pt", weights_only=True)
+    mllm, batch = case(source)
+    assert batch.input_ids.shape[1] % 2 == 1 and not batch.attention_mask.all()
+    expected = gradients(mllm, batch)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         scale = float(value.abs().max())
