@@ -32,6 +32,7 @@ from projects.common.engine.memory_page import report
 from projects.common.engine.model import TrainableModel, build_model
 from projects.llava_sam2.hf.architectures import RELEASED
 from projects.llava_sam2.hf.placeholder import byte_tokenizer
+from projects.llava_sam2.hf.qwen_vl_sizes import QWEN_VL
 from projects.llava_sam2.largest import TalkShape, largest_shapes
 from projects.llava_sam2.models.sa2va import Sa2VA
 from projects.sam2_video.train_model import Sam2VideoTraining
@@ -168,10 +169,10 @@ def _sized(config: dict[str, Any], where: str) -> dict[str, Any]:
     path = config["path"]
     if path is None or any(Path(path).glob("*.safetensors")):
         return config
-    size = re.search(r"(\d+B)\b", Path(path).name)
-    if size is None or size[1] not in RELEASED:
+    size = re.search(r"(Qwen[\d.]+-VL-)?\d+B\b", Path(path).name)
+    if size is None or size[0] not in (*RELEASED, *QWEN_VL):
         raise ValueError(
             f"{where}.path: {path} holds no weights (*.safetensors) whose headers would tell their "
-            f"size, and its name is of no released size ({', '.join(RELEASED)})"
+            f"size, and its name is of no released size ({', '.join((*RELEASED, *QWEN_VL))})"
         )
-    return {**config, "path": None, "size": size[1]}
+    return {**config, "path": None, "size": size[0]}

@@ -147,6 +147,10 @@ def test_shapes_come_from_the_config():
     assert {(c.tiles, c.words) for c in chats} == {(13, 8192 - 13 * 256), (5, 8192 - 5 * 256)}
     short = [shape for shape in largest_shapes(loader, tokens=4000) if shape.task == "chat"]
     assert {(c.tiles, c.words) for c in short} == {(13, 4000 - 13 * 256), (5, 4000 - 5 * 256)}
+    tree = plain(load_config(CONFIGS / "llava_sam2/configs/sa2va_qwen3_vl_4b.py"))
+    native = largest_shapes(tree["train_dataloader"])  # frames of 512 tokens of 32 pixels a side
+    assert {s.tiles for s in native if s.task == "segment" and s.frames > 1} == {5 * 3}
+    assert without_files(tree["model"], "model")["mllm"]["size"] == "Qwen3-VL-4B"
 
 
 def test_mistakes_are_told_before_anything_is_built(tmp_path):
