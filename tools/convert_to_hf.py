@@ -31,6 +31,8 @@ from projects.llava_sam2.hf.internvl import DTYPES
 from projects.llava_sam2.hf.shards import parse_size
 from projects.llava_sam2.hf.writing import LAYOUTS, check_place, export
 from projects.llava_sam2.models.sa2va import Sa2VA
+from projects.llava_sam2.sec.described import describe_recipe
+from projects.llava_sam2.sec.loading import find_recipe
 
 SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -74,6 +76,12 @@ def asked(tree: dict[str, Any]) -> dict[str, Any] | None:
     }
 
 
+def tracked(tree: dict[str, Any]) -> dict[str, Any] | None:
+    """How the config's first benchmark with guidance tracks; None where none has it."""
+    recipe = find_recipe(tree)
+    return None if recipe is None else describe_recipe(recipe)
+
+
 def find_scores(checkpoint: Path) -> dict[str, float] | None:
     """``scores.json`` in or beside the checkpoint, where ``tools/test.py`` left it."""
     for folder in (checkpoint, checkpoint.parent):
@@ -88,7 +96,7 @@ def convert(args: argparse.Namespace) -> str:
     tree = plain(load_config(args.config, args.cfg_options))
     check_model(tree)
     checkpoints.weights_file(args.checkpoint, ema=args.ema)
-    ask = asked(tree)
+    ask, track = asked(tree), tracked(tree)
     model = build_model(tree, int(tree.get("seed", 0)))
     if not isinstance(model, Sa2VA):
         raise ValueError(
@@ -104,6 +112,7 @@ def convert(args: argparse.Namespace) -> str:
         tree=tree,
         scores=find_scores(args.checkpoint),
         ask=ask,
+        track=track,
         lora=lora if has_lora(model) else "none",
     )
     report = export(
@@ -114,6 +123,7 @@ def convert(args: argparse.Namespace) -> str:
         max_shard_size=args.max_shard_size,
         dtype=DTYPES[SHORT[args.dtype]] if args.dtype else None,
         ask=ask,
+        track=track,
         card=card,
         force=args.force,
     )

@@ -21,6 +21,7 @@ def model_card(
     scores: Mapping[str, float] | None,
     ask: Mapping[str, Any] | None,
     lora: str,
+    track: Mapping[str, Any] | None = None,
 ) -> str:
     """Markdown with a head of plain yaml, as model hubs read it.
 
@@ -29,7 +30,7 @@ def model_card(
         config: file name of the config.
         tree: the config.
         scores: ``{"<benchmark>/<metric>": value}`` of this very checkpoint; None if there are none.
-        ask: see :func:`projects.llava_sam2.hf.writing.export`.
+        ask, track: see :func:`projects.llava_sam2.hf.writing.export`.
         lora: what became of it, in words.
     """
     text = model.mllm.model.config.text_config
@@ -40,7 +41,7 @@ def model_card(
         "A grounded language model (Sa2VA, Yuan et al., 2025): it answers in words, and each "
         "`[SEG]` of an answer is a mask in the image or through the video.",
         "## Use",
-        _use(name, ask),
+        _use(name, ask, track),
         "## Model",
         _table(
             ("part", "what"),
@@ -68,7 +69,13 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def _use(name: str, ask: Mapping[str, Any] | None) -> str:
+def _use(name: str, ask: Mapping[str, Any] | None, track: Mapping[str, Any] | None) -> str:
+    if ask is None and track is not None:
+        return (
+            "```python\nfrom projects.llava_sam2.sec.loading import sec_from_folder\n\n"
+            f'model, recipe = sec_from_folder("{name}")\n'
+            "predictor = recipe.predictor(model)  # follows a mask through a video\n```"
+        )
     if ask is None:
         return "Its config names no benchmark that asks it, so nothing here says how it is asked."
     question = ask.get("question", "{expression}").format(expression="the red circle")

@@ -75,6 +75,7 @@ def export(
     max_shard_size: str = "5GB",
     dtype: torch.dtype | None = None,
     ask: dict[str, Any] | None = None,
+    track: dict[str, Any] | None = None,
     concept: nn.Module | None = None,
     card: str | None = None,
     force: bool = False,
@@ -89,6 +90,7 @@ def export(
         dtype: of floating tensors; None leaves each as it is.
         ask: how the model is asked: ``inputs``, ``frames`` and so on, from
             :mod:`projects.llava_sam2.hf.described`.
+        track: how it tracks with guidance, from :mod:`projects.llava_sam2.sec.described`.
         concept: SeC's ``token_attn``, where no head holds it.
         card: text of README.md.
         force: replace ``folder``.
@@ -104,7 +106,7 @@ def export(
     merged, layers = 0, model.mllm.language_model.norm.weight.dtype
     if has_lora(model.mllm.model) and not keep_lora:
         merged = merge_lora(model.mllm.language_model, dtype=dtype)
-    said, notes = describe(model, ask=ask)
+    said, notes = describe(model, ask=ask, track=track)
     base, lora = split_lora(wanted(model.mllm.model))
     state = folder_state(model, base, layout=layout, concept=concept)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
@@ -125,7 +127,9 @@ def export(
     return Exported(folder, layout, files, len(state), merged, notes)
 
 
-def describe(model: Sa2VA, *, ask: dict[str, Any] | None) -> tuple[dict[str, Any], list[str]]:
+def describe(
+    model: Sa2VA, *, ask: dict[str, Any] | None, track: dict[str, Any] | None = None
+) -> tuple[dict[str, Any], list[str]]:
     """The section "grounded" of ``config.json``: what is beside the language model."""
     heads, notes = describe_heads(model.heads)
     policy = model.inference_policy
@@ -137,6 +141,7 @@ def describe(model: Sa2VA, *, ask: dict[str, Any] | None) -> tuple[dict[str, Any
         "heads": heads,
         "policy": None if policy is None else _plain_policy(policy),
         "ask": ask,
+        "track": track,
     }
     return json.loads(json.dumps(said)), notes  # tuples become lists now, not when it is read
 

@@ -1,7 +1,8 @@
 """A checkpoint with a concept head becomes SeC's predictor, whoever wrote it.
 
-OpenIXCLab/SeC-4B, or an export of ours ─► the folder's parts, asked as released ┐
---model-cfg CONFIG.py + our checkpoint ──► the config's model, asked as it says ─┴─► SecPredictor
+OpenIXCLab/SeC-4B ──────────────────────► the folder's parts, asked as released ─┐
+an export of ours ──────────────────────► its model, asked as it says ───────────┤
+--model-cfg CONFIG.py + our checkpoint ─► the config's model, asked as it says ──┴─► SecPredictor
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -26,6 +27,7 @@ from projects.llava_sam2.hf.internvl import read_config
 from projects.llava_sam2.hf.shards import TensorFolder
 from projects.llava_sam2.models.heads import ConceptHead
 from projects.llava_sam2.models.sa2va import Sa2VA
+from projects.llava_sam2.sec.described import build_recipe
 from projects.llava_sam2.sec.predictor import SecInference, SecPredictor
 from projects.sam2_video.evaluation.loading import ModelSpec, model_spec
 
@@ -37,7 +39,7 @@ def sec_from_folder(
     path: str | Path,
     *,
     image_size: int = 1024,
-    threshold: float | None = THRESHOLD,
+    threshold: float | None | Literal["own"] = "own",
     dtype: str = "auto",
 ) -> tuple[Sa2VA, SecInference]:
     """The model of a folder, and how it tracks.
@@ -45,35 +47,50 @@ def sec_from_folder(
     Args:
         path: ``OpenIXCLab/SeC-4B``, or an export of ours with a concept head.
         image_size: side of SAM 2's input, where the folder does not say it.
-        threshold: of the gate; None: shut.
+        threshold: of the gate; own: the folder's, 0.35 where it says none. None: shut.
         dtype: of the language model; "auto": the folder's. SAM 2 is float32.
 
     Raises:
         FileNotFoundError, ValueError: no such folder, or one without a concept head.
     """
     check_folder(path)
-    asking, holes = dict[str, Any](), 0
-    if "grounded" in read_config(Path(path)):
-        model = sa2va_from_folder(path=path, dtype=dtype, image_size=image_size)
+    own = read_config(Path(path)).get("grounded")
+    if own is None:
+        model, recipe = _released(path, image_size, dtype)
     else:
-        parts = grounded_parts(path=path, dtype=dtype, image_size=image_size)
-        head = ConceptHead(projector=parts.projector, token_attn=parts.concept)
-        model = Sa2VA(mllm=parts.mllm, grounding=parts.grounding, heads={TASK: head}, trainable=())
-        asking, holes = dict(questions=[RELEASED_QUESTION], answers=[""]), RELEASED_HOLES
-    inputs = GroundingInputs(
+        model = sa2va_from_folder(path=path, dtype=dtype, image_size=image_size)
+        recipe = _exported(model, own.get("track"), str(path))
+    if threshold != "own":
+        recipe.threshold = threshold
+    return model.eval(), recipe
+
+
+def _released(path: str | Path, image_size: int, dtype: str) -> tuple[Sa2VA, SecInference]:
+    parts = grounded_parts(path=path, dtype=dtype, image_size=image_size)
+    head = ConceptHead(projector=parts.projector, token_attn=parts.concept)
+    model = Sa2VA(mllm=parts.mllm, grounding=parts.grounding, heads={TASK: head}, trainable=())
+    inputs = ConceptInputs(inputs=_plain_inputs(model), questions=[RELEASED_QUESTION], answers=[""])
+    return model, SecInference(inputs=inputs, fill_hole_area=RELEASED_HOLES)
+
+
+def _exported(model: Sa2VA, said: Mapping[str, Any] | None, where: str) -> SecInference:
+    """As the export says; where its config said nothing, by default."""
+    task, mllm = concept_task(model), model.mllm
+    if said is None:
+        return SecInference(inputs=ConceptInputs(inputs=_plain_inputs(model)), task=task)
+    return build_recipe(
+        said, task=task, tokenizer=mllm.tokenizer, template=mllm.template, where=where
+    )
+
+
+def _plain_inputs(model: Sa2VA) -> GroundingInputs:
+    return GroundingInputs(
         tokenizer=model.mllm.tokenizer,
         template=model.mllm.template,
         tiles=SingleTile(size=model.mllm.tile_size),
         tokens_per_tile=model.mllm.image_tokens_per_tile,
         grounding_size=model.grounding.image_size,
     )
-    recipe = SecInference(
-        inputs=ConceptInputs(inputs=inputs, **asking),
-        task=concept_task(model),
-        threshold=threshold,
-        fill_hole_area=holes,
-    )
-    return model.eval(), recipe
 
 
 def check_folder(path: str | Path) -> None:
@@ -102,20 +119,32 @@ def concept_task(model: Sa2VA) -> str:
     return tasks[0]
 
 
-def recipe_of(tree: Mapping[str, Any], where: str) -> SecInference:
-    """How the first benchmark of a config that tracks with guidance does so.
+def find_recipe(tree: Mapping[str, Any]) -> SecInference | None:
+    """How the first benchmark of a config that tracks with guidance does so; None: none does.
 
     Raises:
-        ValueError: the config has none, or mistakes in it.
+        ValueError: mistakes in it.
     """
     for name, benchmark in tree.get("benchmarks", {}).items():
         said = benchmark.get("sec")
         if isinstance(said, Mapping) and registry.resolve(said["type"]) is SecInference:
             registry.check(said, f"benchmarks.{name}.sec")
             return registry.build(said)
-    raise ValueError(
-        f"{where}: no benchmark says how to track with guidance (sec=dict(type=SecInference))"
-    )
+    return None
+
+
+def recipe_of(tree: Mapping[str, Any], where: str) -> SecInference:
+    """As :func:`find_recipe`.
+
+    Raises:
+        ValueError: also if there is none.
+    """
+    recipe = find_recipe(tree)
+    if recipe is None:
+        raise ValueError(
+            f"{where}: no benchmark says how to track with guidance (sec=dict(type=SecInference))"
+        )
+    return recipe
 
 
 @dataclass(frozen=True)

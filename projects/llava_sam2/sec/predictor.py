@@ -132,11 +132,20 @@ class SecInference:
             **self.tracking,
         )
 
+    def settings(self) -> dict[str, Any]:
+        """All but the words and the head, plain; further arguments of this class."""
+        asking = {key: self.asking[key] for key in ("kept", "min_object_logit")}
+        return {
+            "threshold": self.threshold,
+            "colours": self.colours,
+            "reliable_memory": self.reliable_memory,
+            **self.tracking,
+            **asking,
+        }
+
     def describe(self) -> str:
         """Everything that masks depend on, beside the weights."""
-        gate = f"{self.threshold} {self.colours}"
-        tracks = f"{self.reliable_memory} {self.tracking}"
-        return f"{self.inputs.describe()} {self.task} {gate} {self.asking} {tracks}"
+        return f"{self.inputs.describe()} {self.task} {self.settings()}"
 
     def _guidance(self, model: Sa2VA) -> Guidance | None:
         if self.threshold is None:

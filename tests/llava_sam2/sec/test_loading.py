@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from projects.common.masks import read_palette_png, write_palette_png
-from projects.llava_sam2.datasets.concept_inputs import RELEASED_QUESTION
+from projects.llava_sam2.datasets.concept_inputs import ANSWERS, QUESTIONS, RELEASED_QUESTION
 from projects.llava_sam2.evaluation.concept import ConceptVosBenchmark
 from projects.llava_sam2.hf import export
-from projects.llava_sam2.models.heads import ConceptHead, seg_projector
+from projects.llava_sam2.models.heads import seg_projector
 from projects.llava_sam2.sec.loading import SecSpec, recipe_of, sec_from_folder
 from projects.llava_sam2.sec.predictor import SecInference
 from projects.sam2_video.data.png import PaletteSource
@@ -22,7 +22,7 @@ from projects.sam2_video.evaluation.vos import VosBenchmark
 from tests.llava_sam2.hf.test_grounded import SIDE, write_release
 from tests.llava_sam2.sec import parts
 from tests.llava_sam2.sec.parts import prompt, square, video
-from tools import vos_inference
+from tools import convert_to_hf, vos_inference
 
 
 @pytest.fixture(scope="module")
@@ -66,22 +66,40 @@ def test_the_released_folder_is_asked_as_it_was_trained(released):
     assert len(masks) == 4
 
 
-def test_an_export_gives_the_same_masks(tmp_path):
+def test_an_export_tracks_as_its_config_says(tmp_path):
+    """Asked in its own words, with its own gate and references."""
     model, inputs = parts.concept_model(tmp_path / "words")
     model.inference_policy = None
-    export(model, tmp_path / "folder")
-    loaded, recipe = sec_from_folder(tmp_path / "folder")
-    head, again = model.heads["concept"], loaded.heads["concept"]
-    assert isinstance(again, ConceptHead)
-    for key, value in head.state_dict().items():
-        torch.testing.assert_close(again.state_dict()[key], value)
-    clip, settings = video(5, changes=(2, 4)), dict(reliable_memory=False)
+    settings = dict(threshold=0.2, kept=1, min_object_logit=0.5, colours="rgb", fill_hole_area=3)
+    recipe = SecInference(inputs=inputs, reliable_memory=False, resize="training", **settings)
+    said = convert_to_hf.tracked({"benchmarks": {"sav": dict(sec=recipe_dict(recipe))}})
+    export(model, tmp_path / "folder", track=said)
+    loaded, own = sec_from_folder(tmp_path / "folder")
+    assert own.describe() == recipe.describe()
+    for key, value in model.heads["concept"].state_dict().items():
+        torch.testing.assert_close(loaded.heads["concept"].state_dict()[key], value)
+    clip = video(5, changes=(2, 4))
     first, second = (
-        list(SecInference(inputs=inputs, **settings).predictor(one).logits(clip, [prompt()]))
-        for one in (model, loaded)
+        list(one.predictor(of).logits(clip, [prompt()]))
+        for one, of in ((recipe, model), (own, loaded))
     )
     for (_, a), (_, b) in zip(first, second, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    assert (
+        sec_from_folder(tmp_path / "folder", threshold=None)[1].predictor(loaded).guidance is None
+    )
+    file = tmp_path / "folder" / "config.json"
+    file.write_text(file.read_text().replace('"thickness"', '"thick"'))
+    with pytest.raises(ValueError, match="folder: track: 'thickness'"):
+        sec_from_folder(tmp_path / "folder")
+    said = convert_to_hf.tracked({"benchmarks": {"plain": {}}})
+    export(model, tmp_path / "silent", track=said)
+    assert sec_from_folder(tmp_path / "silent")[1].inputs.first() == (QUESTIONS[0], ANSWERS[0])
+
+
+def recipe_dict(recipe):
+    """As in a config."""
+    return dict(type=SecInference, inputs=recipe.inputs, **recipe.settings())
 
 
 def test_a_folder_without_a_concept_head_is_refused(tmp_path):
