@@ -8,10 +8,11 @@
                     ▼
               SAM 2 with memory: the frames between, after, and (backwards) before
 
-The sampled frames are decoded exactly as in training. The others are SAM 2's own tracking, with the
-original decoder where the model keeps it: a decoder that was tuned without memory harms propagation
-(Sa2VA-i, arXiv 2509.19082). Masks leave as RLE, frame by frame, so that a long video costs no more
-memory than a short one.
+The sampled frames are decoded exactly as in training. The others are SAM 2's own tracking. Where
+the model keeps its original decoder, that one is given the masks of the sampled frames as if drawn
+by a user, and never meets the tuned one's tokens and scores: a decoder that was tuned without
+memory harms propagation (Sa2VA-i, arXiv 2509.19082). Masks leave as RLE, frame by frame, so that a
+long video costs no more memory than a short one.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ class GroundedPredictor:
         batch_size: questions answered at once.
         hide_absent: let the object score blank the masks of prompted frames. Off, as in training,
             where the language prompt does not teach that score.
-        tracking: switches of the propagation; None: as in training.
+        tracking: switches of the propagation; None: those of Meta's predictor for SAM 2's original
+            decoder, as in training for a tuned one.
         temperature, top_p: 0 is the likeliest answer; otherwise answers are sampled, each from
             ``seed`` and its question's place alone.
         seed: of what is drawn: answers, and frames where the sampler draws.
@@ -134,7 +136,8 @@ class GroundedPredictor:
             seed=seed,
         )
         self.prompter = Tracker(model.grounding, policy=TrackingPolicy(hide_absent=hide_absent))
-        self.tracker = Tracker(model.grounding, policy=tracking)
+        own = TrackingPolicy() if self.decoder is None else TrackingPolicy.meta_predictor()
+        self.tracker = Tracker(model.grounding, policy=tracking or own)
         self.seed = seed
 
     @torch.no_grad()
@@ -169,7 +172,7 @@ class GroundedPredictor:
             return _answers(replies, [])
         features = self._features(frames, len(tokens))
         found = decode_language(self.model.grounding, features, tokens)
-        return _answers(replies, [_to_rle(found.masks, image)])
+        return _answers(replies, [self._to_rle(found.masks, image)])
 
     @torch.no_grad()
     def video(
@@ -230,7 +233,7 @@ class GroundedPredictor:
             run_memory_encoder=False,
             decoder=self.decoder,
         )
-        return _at_size(output.masks, size)
+        return self._at_size(output.masks, size)
 
     # ---- from language to masks -------------------------------------------------------------
 
@@ -252,14 +255,19 @@ class GroundedPredictor:
     ) -> Iterator[tuple[int, list[Rle]]]:
         """Decode the sampled frames without memory, as in training, and remember them."""
         for place, index in enumerate(indices):
+            features = self._features(frames, len(tokens), place)
             output = self.prompter.step(
-                self._features(frames, len(tokens), place),
+                features,
                 index,
                 memory,
                 prompt=Prompt(tokens=tokens[:, None]),
                 use_memory=False,
+                run_memory_encoder=self.decoder is None,
             )
-            yield index, _to_rle(output.masks, frames[place])
+            if self.decoder is not None:
+                drawn = Prompt(mask=self.model.grounding.full_size(output.masks) > 0)
+                self.tracker.step(features, index, memory, prompt=drawn, decoder=self.decoder)
+            yield index, self._to_rle(output.masks, frames[place])
 
     def _propagate(
         self,
@@ -280,18 +288,17 @@ class GroundedPredictor:
                 reverse=reverse,
                 decoder=self.decoder,
             )
-            yield index, _to_rle(output.masks, frame)
+            yield index, self._to_rle(output.masks, frame)
 
+    def _to_rle(self, masks: Tensor, frame: np.ndarray) -> list[Rle]:
+        """Logits [R, 1, 4h, 4w] as R masks at the size of the frame [H, W, 3]."""
+        return [encode_rle(mask) for mask in self._at_size(masks, frame.shape[:2])]
 
-def _to_rle(masks: Tensor, frame: np.ndarray) -> list[Rle]:
-    """Logits [R, 1, h, w] as R masks at the size of the frame [H, W, 3]."""
-    return [encode_rle(mask) for mask in _at_size(masks, frame.shape[:2])]
-
-
-def _at_size(masks: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """Logits [R, 1, h, w] as masks bool [R, H, W]."""
-    logits = F.interpolate(masks.float(), size, mode="bilinear", align_corners=False)
-    return (logits[:, 0] > 0).cpu().numpy()
+    def _at_size(self, masks: Tensor, size: tuple[int, int]) -> np.ndarray:
+        """The same as masks bool [R, H, W]; as in Sa2VA by way of the size of SAM 2's input."""
+        logits = self.model.grounding.full_size(masks)
+        logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+        return (logits[:, 0] > 0).cpu().numpy()
 
 
 def _answers(replies: Sequence[Reply], frames: Sequence[Sequence[Rle]]) -> list[Answer]:

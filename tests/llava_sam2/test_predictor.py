@@ -33,8 +33,9 @@ def video(tmp_path):
 
 
 def at_frame_size(masks: torch.Tensor) -> np.ndarray:
-    size = (HEIGHT, WIDTH)
-    return (F.interpolate(masks, size, mode="bilinear", align_corners=False) > 0).numpy()
+    for size in ((96, 96), (HEIGHT, WIDTH)):  # SAM 2's input, then the frame
+        masks = F.interpolate(masks, size, mode="bilinear", align_corners=False)
+    return (masks > 0).numpy()
 
 
 def training_masks(model, inputs, row, frames):
@@ -151,21 +152,27 @@ def reference(predictor, video, decoder):
         return frames.rows(torch.tensor([index]))
 
     def prompted_memory():
-        tracker = Tracker(sam, policy=TrackingPolicy(hide_absent=False))
+        tuned = Tracker(sam, policy=TrackingPolicy(hide_absent=False))
         memory = tracker.new_memory(num_frames=5)
         for index in (1, 3):
+            bank = memory if kept is None else tuned.new_memory()
             prompt = Prompt(tokens=token[:, None])
-            step = tracker.step(
-                row(index), index, memory, prompt=prompt, use_memory=False, multimask=False
+            step = tuned.step(
+                row(index), index, bank, prompt=prompt, use_memory=False, multimask=False
             )
             masks[index] = step.masks
+            if kept is not None:  # knows nothing of the tuned decoder but the masks
+                prompt = Prompt(mask=sam.full_size(step.masks) > 0)
+                tracker.step(row(index), index, memory, prompt=prompt, decoder=kept)
         return memory
 
     kept = sam.propagation_decoder if decoder == "original" else None
+    policy = TrackingPolicy() if kept is None else TrackingPolicy.meta_predictor()
+    tracker = Tracker(sam, policy=policy)
     for order, reverse in (((2, 4), False), ((0,), True)):
         memory = prompted_memory()
         for index in order:
-            step = Tracker(sam).step(row(index), index, memory, reverse=reverse, decoder=kept)
+            step = tracker.step(row(index), index, memory, reverse=reverse, decoder=kept)
             masks[index] = step.masks
     assert any((masks[index] > 0).any() for index in (0, 2, 4))
     return at_frame_size(torch.cat([masks[index] for index in range(5)]))[:, 0]

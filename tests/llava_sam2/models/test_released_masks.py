@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from projects.llava_sam2.models.heads import SegmentHead, decode_language, seg_projector
+from projects.llava_sam2.models.sa2va import Sa2VA
+from projects.llava_sam2.models.toy import toy_internvl
 from projects.sam2_video.modeling import Prompt, Tracker, TrackingPolicy, build_sam2, sam2_config
 from projects.sam2_video.modeling.meta_weights import load_meta_state
 from tests.llava_sam2.models import toy_parts
@@ -122,7 +124,12 @@ def test_losses_of_a_batch(pair, tokenizer, collate):
     meta, ours = pair
     torch.manual_seed(2)
     head = SegmentHead(projector=seg_projector(hidden=96, out=256), num_points=POINTS)
-    model = toy_parts.toy_model(tokenizer, head=head).eval()
+    model = Sa2VA(
+        mllm=toy_internvl(tokenizer=tokenizer, seed=1),
+        grounding=ours,
+        heads={"segment": head},
+        trainable=["*"],
+    ).eval()
     nine = ["red circle", "blue square", "circle"] * 3
     samples = [
         toy_parts.make_sample(tokenizer, 1),
@@ -133,7 +140,6 @@ def test_losses_of_a_batch(pair, tokenizer, collate):
         data.grounding_frames = F.interpolate(data.grounding_frames, (SIZE, SIZE))
         data.masks = F.interpolate(data.masks.float(), (32, 32)) > 0
     samples[1].masks[4] = False
-    model.grounding = ours
     torch.manual_seed(0)
     losses = model.loss(collate(*samples))
 
