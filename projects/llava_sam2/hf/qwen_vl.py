@@ -29,10 +29,10 @@ from projects.llava_sam2.hf.placeholder import byte_tokenizer
 from projects.llava_sam2.hf.qwen_vl_sizes import QWEN_VL
 from projects.llava_sam2.hf.random_start import random_model, rebuild_tables
 from projects.llava_sam2.hf.shards import TensorFolder, fill, plan
-from projects.llava_sam2.models.adapter import cast_weights
 from projects.llava_sam2.models.qwen2_5_vl import Qwen2_5VL
 from projects.llava_sam2.models.qwen3_vl import Qwen3VL
 from projects.llava_sam2.models.qwen_vl import QwenVL
+from projects.llava_sam2.models.weights import cast_weights
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from projects.common.partition import cut
-from projects.llava_sam2.models.adapter import cast_weights
+from projects.llava_sam2.models.weights import cast_weights
 
 
 def random_model(

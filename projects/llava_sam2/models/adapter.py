@@ -32,19 +32,12 @@ from projects.common.conversation import (
     check_template,
     token_id,
 )
-from projects.common.partition import cut, whole
-from projects.llava_sam2.models.generation import Generated, generate
+from projects.llava_sam2.models.generation import generate
 from projects.llava_sam2.models.language_loss import LanguageLoss
 from projects.llava_sam2.models.recompute import recompute_layers
 from projects.llava_sam2.models.sequence import prepare, run_in_parts
-from projects.llava_sam2.models.visual_tokens import (
-    Grid,
-    VisualTokens,
-    check_regions,
-    check_visual,
-    region_tokens,
-    square_grids,
-)
+from projects.llava_sam2.models.visual_tokens import Grid, VisualTokens, place_visual
+from projects.llava_sam2.models.weights import grow_vocabulary, rotary_tables
 from projects.llava_sam2.structures import IGNORE_INDEX
 
 
@@ -281,32 +274,7 @@ class LanguageAdapter(nn.Module, ABC):
             mean_count=mean_count,
         )
 
-    def generate(
-        self,
-        prompts: Sequence[Tensor],
-        pixel_values: Tensor | None = None,
-        *,
-        visual: Tensor | None = None,
-        grids: Sequence[Grid] | None = None,
-        regions: Sequence[Tensor | None] | None = None,
-        max_new_tokens: int,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
-    ) -> list[Generated]:
-        """Answer a batch of prompts; see :func:`projects.llava_sam2.models.generation.generate`."""
-        return generate(
-            self,
-            prompts,
-            pixel_values,
-            visual=visual,
-            grids=grids,
-            regions=regions,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            generator=generator,
-        )
+    generate = generate  # answers a batch of prompts; a file of its own (generation.py)
 
     def _see(
         self,
@@ -319,31 +287,17 @@ class LanguageAdapter(nn.Module, ABC):
         """Visual tokens and their places, which must be equal in number; None without any."""
         if pixel_values is not None:
             visual, grids = self.visual_features(pixel_values), self.grids(pixel_values)
-        places = input_ids == self.image_id
-        region_places = self._within_regions(input_ids) & places
-        pictures = places & ~region_places
-        check_visual(pictures, visual, self.context)
-        if visual is None:
-            return None
-        if not self.use_visual:
+        if not self.use_visual and visual is not None:
             visual = visual * 0
-        grids = grids or square_grids(*visual.shape[:2])
-        tokens = visual.flatten(0, 1)
-        if region_places.any() or any(region is not None for region in regions or ()):
-            counts = pictures.sum(1).tolist()
-            copied = region_tokens(tokens, grids, counts, regions or [None] * len(counts))
-            check_regions(region_places, copied)
-            repeats = region_places[places].unsqueeze(1)
-            whole, tokens = tokens, tokens.new_zeros(len(repeats), tokens.shape[1])
-            tokens = tokens.masked_scatter(~repeats, whole).masked_scatter(
-                repeats, torch.cat(copied)
-            )
-        return VisualTokens(tokens, places, pictures, list(grids))
-
-    def _within_regions(self, input_ids: Tensor) -> Tensor:
-        """Positions ``[B, L]`` between ``<vp>`` and ``</vp>``."""
-        start, end = ((input_ids == index).long().cumsum(1) for index in self.region_ids)
-        return start > end
+        return place_visual(
+            input_ids,
+            visual,
+            grids,
+            regions,
+            image_id=self.image_id,
+            region_ids=self.region_ids,
+            context=self.context,
+        )
 
     def _fuse(self, input_ids: Tensor, visual: VisualTokens | None) -> Tensor:
         if visual is None:
@@ -364,42 +318,3 @@ class LanguageAdapter(nn.Module, ABC):
             return None
         black = torch.zeros(1, 3, self.tile_size, self.tile_size, device=self.device)
         return self.visual_features(black).sum() * 0
-
-
-def rotary_tables(model: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
-    """Inverse frequencies of rotary positions, with the modules that hold them and their names."""
-    return [
-        (module, name, buffer)
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if name.endswith("inv_freq") and buffer is not None
-    ]
-
-
-def cast_weights(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """The parameters in another precision, in place; rotary tables stay as precise as they are."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
-    return model
-
-
-def grow_vocabulary(model: PreTrainedModel, size: int) -> None:
-    """Give the embeddings and lm_head at least ``size`` rows; new ones are the mean of the old."""
-    words, head = model.get_input_embeddings(), model.get_output_embeddings()
-    if size <= words.num_embeddings:
-        return
-    tied = head.weight is words.weight
-    words.weight = _with_rows(words.weight, size)
-    head.weight = words.weight if tied else _with_rows(head.weight, size)
-    words.num_embeddings = head.out_features = size
-    model.config.get_text_config().vocab_size = size
-
-
-@torch.no_grad()
-def _with_rows(table: nn.Parameter, size: int) -> nn.Parameter:
-    """``[n, D]`` as ``[size, D]``; where ZeRO-3 has cut it, the result is cut as well."""
-    with whole([table]):
-        fresh = table.mean(0, keepdim=True).expand(size - len(table), -1)
-        grown = nn.Parameter(torch.cat([table, fresh]), requires_grad=table.requires_grad)
-    cut([grown])
-    return grown

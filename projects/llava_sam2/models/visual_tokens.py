@@ -29,6 +29,53 @@ class VisualTokens:
     grids: list[Grid]  # of every tile, in reading order
 
 
+def place_visual(
+    input_ids: Tensor,
+    visual: Tensor | None,
+    grids: Sequence[Grid] | None,
+    regions: Sequence[Tensor | None] | None,
+    *,
+    image_id: int,
+    region_ids: Sequence[int],
+    context: str,
+) -> VisualTokens | None:
+    """Visual tokens and their places, which are equal in number; None without any.
+
+    Args:
+        input_ids: ``[B, L]``.
+        visual: ``[N, V, W]``, or None.
+        grids: of the tiles; None: they are squares.
+        regions: per sample ``[R, rows, columns]`` bool, or None.
+        image_id, region_ids: of the context token, and of the two around a region.
+        context: the context token in words, for errors.
+
+    Raises:
+        ValueError: with both counts.
+    """
+    places = input_ids == image_id
+    start, end = ((input_ids == index).long().cumsum(1) for index in region_ids)
+    region_places = (start > end) & places
+    pictures = places & ~region_places
+    check_visual(pictures, visual, context)
+    if visual is None:
+        return None
+    grids = list(grids or square_grids(*visual.shape[:2]))
+    tokens = visual.flatten(0, 1)
+    if region_places.any() or any(region is not None for region in regions or ()):
+        counts = pictures.sum(1).tolist()
+        copied = region_tokens(tokens, grids, counts, regions or [None] * len(counts))
+        check_regions(region_places, copied)
+        tokens = _merged(tokens, torch.cat(copied), region_places[places])
+    return VisualTokens(tokens, places, pictures, grids)
+
+
+def _merged(tokens: Tensor, copied: Tensor, repeats: Tensor) -> Tensor:
+    """``[n, W]``: those of regions where ``repeats`` ``[n]`` says so, of tiles elsewhere."""
+    repeats = repeats.unsqueeze(1)
+    merged = tokens.new_zeros(len(repeats), tokens.shape[1]).masked_scatter(~repeats, tokens)
+    return merged.masked_scatter(repeats, copied)
+
+
 def check_visual(pictures: Tensor, visual: Tensor | None, token: str) -> None:
     """There are as many visual tokens as places for tiles.
 
