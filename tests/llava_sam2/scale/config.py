@@ -45,12 +45,14 @@ train_dataloader = dict(
         dict(dataset=dict(type=Samples, kind="video", length=4)),
         dict(dataset=dict(type=Samples, kind="words", length=3)),
         dict(dataset=dict(type=Samples, kind="features", length=6)),
+        dict(dataset=dict(type=Samples, kind="seen", length=3)),
+        dict(dataset=dict(type=Samples, kind="empty", length=3)),
     ],
     batch_size=1,
     collate=collate_grounding,
 )
-train_cfg = dict(max_steps=5)
+train_cfg = dict(max_steps=6)
 optim_wrapper = dict(type=OptimWrapper, optimizer=dict(type=SGD, lr=0.05))
-checkpoint = dict(interval=5)
+checkpoint = dict(interval=6)
 log = dict(interval=1)
-seed = 3
+seed = 269

@@ -64,7 +64,8 @@ def grounding():
 
 class Samples:
     """Samples of one kind: "image" (one frame, up to 3 tiles), "video" (3 frames, 2 expressions),
-    "words" (neither picture nor mask, beside those), "features" (of frames, for the time task)."""
+    "words" (neither picture nor mask, beside those), "seen" (a picture without [SEG]), "empty" (an
+    image whose mask is), "features" (of frames, for the time task)."""
 
     def __init__(self, *, kind: str, length: int) -> None:
         self.kind, self.length = kind, length
@@ -92,6 +93,17 @@ class Samples:
 
     def _words(self, name, index, generator) -> GroundingSample:
         return self._encoded(name, [("what moves to the right", "the red circle it is")])
+
+    def _seen(self, name, index, generator) -> GroundingSample:
+        turns = [("<image> what moves to the right", "the red circle")]
+        sample = self._grounded(name, turns, 1, 1, 1, 1, generator)
+        sample.grounding_frames = sample.masks = None
+        return sample
+
+    def _empty(self, name, index, generator) -> GroundingSample:
+        sample = self._image(name, index, generator)
+        sample.masks = torch.zeros_like(sample.masks)
+        return sample
 
     def _features(self, name, index, generator) -> GroundingSample:
         frames = 5 + index % 4

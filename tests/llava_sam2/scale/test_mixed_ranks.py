@@ -1,4 +1,5 @@
-"""Two ranks of which one has images and the other videos, or words alone, or both have features.
+"""Two ranks of which one has images and the other videos, or words alone, or a picture without
+[SEG], or an empty mask, or both have features.
 
 Under ZeRO-3 a rank that calls one module more than the other waits for ever, and DeepSpeed would
 move what a step does not use by the gradient of an earlier one. Plain SGD shows both: it moves
@@ -11,31 +12,33 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from projects.common.engine.config import load_config, plain
 from projects.common.samplers import StepBatchSampler
 from tests.engine.processes import metrics, train
 from tests.llava_sam2.scale import parts
 
-KINDS = ["image", "video", "words", "features"]
-
 
 def test_the_ranks_differ_as_they_should():
     """What the runs below rest on: these seeds give every pair of kinds that matters."""
+    tree = plain(load_config(parts.CONFIG))
+    kinds = [entry["dataset"]["kind"] for entry in tree["train_dataloader"]["datasets"]]
     ranks = [
         StepBatchSampler(
-            lengths=[5, 4, 3, 6],
-            repeats=[1.0] * 4,
-            tasks=["segment"] * 3 + ["temporal"],
+            lengths=[entry["dataset"]["length"] for entry in tree["train_dataloader"]["datasets"]],
+            repeats=[1.0] * len(kinds),
+            tasks=["temporal" if kind == "features" else "segment" for kind in kinds],
             batch_size=1,
-            seed=3,
-            max_steps=5,
+            seed=tree["seed"],
+            max_steps=tree["train_cfg"]["max_steps"],
             rank=rank,
             world_size=2,
         )
         for rank in range(2)
     ]
-    pairs = {tuple(KINDS[draws[0].dataset] for draws in step) for step in zip(*ranks, strict=True)}
-    assert {("image", "video"), ("words", "video"), ("words", "image")} <= pairs
-    assert ("features", "features") in pairs  # a step has one task on all ranks
+    pairs = [{kinds[draws[0].dataset] for draws in step} for step in zip(*ranks, strict=True)]
+    for other in ("image", "words", "seen", "empty"):
+        assert {"video", other} in pairs
+    assert {"features"} in pairs  # a step has one task on all ranks
 
 
 @pytest.mark.parametrize("name", ["deepspeed_zero2", "deepspeed_zero3"])
@@ -43,7 +46,7 @@ def test_two_processes_are_one(name, alone, tmp_path):
     run = train(tmp_path / "run", "--deepspeed", name, processes=2, config=parts.CONFIG)
     assert run.exit_codes == [0, 0], run.output
     ours, theirs = metrics(tmp_path / "run"), metrics(alone)
-    assert len(ours) == 5
+    assert len(ours) == len(theirs) == 6
     for key in {key for line in theirs for key in line if key.startswith("loss")}:
         np.testing.assert_allclose(
             [line.get(key, 0.0) for line in ours],
