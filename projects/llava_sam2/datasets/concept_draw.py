@@ -92,8 +92,7 @@ class ConceptDraw:
             frames = [frame for frame in visible if frame < target]
         else:
             frames = [frame for frame in visible if frame not in (start, target)] or [start]
-        number = min(int(generator.integers(1, self.max_references + 1)), len(frames))
-        chosen = [int(frame) for frame in generator.choice(frames, size=number, replace=False)]
+        chosen = self._some(frames, generator)
         return sorted(chosen) if self.references == "earlier" else chosen
 
     def noise_fits(self, shown: Sequence[Shown]) -> bool:
@@ -120,7 +119,7 @@ class ConceptDraw:
         if not objects or not self.noise_fits(shown):
             return list(shown)
         noise = [
-            Shown(int(frame), key)
+            Shown(frame, key)
             for key in generator.choice(keys, size=objects, replace=False).tolist()
             for frame in self._some(others[key], generator)
         ]
@@ -132,6 +131,7 @@ class ConceptDraw:
             noisy[int(place)] = noise[int(which)]
         return noisy
 
-    def _some(self, frames: Sequence[int], generator: np.random.Generator) -> np.ndarray:
-        number = min(self.max_references, len(frames))
-        return generator.choice(frames, size=number, replace=False)
+    def _some(self, frames: Sequence[int], generator: np.random.Generator) -> list[int]:
+        """One to ``max_references`` of some frames, in any order."""
+        number = min(int(generator.integers(1, self.max_references + 1)), len(frames))
+        return [int(frame) for frame in generator.choice(frames, size=number, replace=False)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import shutil
@@ -89,6 +90,20 @@ def test_noise_replaces_fewer_than_half_and_never_the_first(references):
     assert objects <= {frozenset(), frozenset({1}), frozenset({2}), frozenset({1, 2})}
     quiet = ConceptDraw(max_noise_objects=0)
     assert quiet.with_noise(own, others, 10, np.random.default_rng(1)) == own
+
+
+def test_there_is_as_much_noise_as_published():
+    """Among 7 references: none, one or two objects lend 1 to 7 frames each, at most 3 are taken."""
+    shares = np.zeros(4)
+    for objects in range(3):
+        for lent in itertools.product(range(1, 8), repeat=objects):
+            most = min(3, sum(lent))
+            shares[1 : most + 1] += 1 / 3 / 7**objects / max(most, 1)
+    shares[0] = 1 - shares.sum()
+    own, others = [Shown(frame, 0) for frame in range(7)], {1: range(9), 2: range(9)}
+    draws = [ConceptDraw().with_noise(own, others, 10, rng) for rng in seeds(4000)]
+    counts = Counter(sum(shown.key != 0 for shown in draw) for draw in draws)
+    np.testing.assert_allclose([counts[n] / 4000 for n in range(4)], shares, atol=0.02)
 
 
 def test_numbers_that_cannot_be_are_refused():
