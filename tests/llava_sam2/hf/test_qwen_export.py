@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedTokenizerFast
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from projects.common.conversation import load_tokenizer
 from projects.llava_sam2.datasets.inputs import GroundingInputs
 from projects.llava_sam2.datasets.native import NativeResolution
 from projects.llava_sam2.hf import export, internvl_from_folder, load, sa2va_from_folder
@@ -21,24 +19,14 @@ from projects.llava_sam2.models.heads import ChatHead
 from projects.llava_sam2.models.sa2va import Sa2VA
 from projects.llava_sam2.predictor import GroundedPredictor
 from tests.llava_sam2.models.test_qwen_vl import KINDS, MARKS, build
-from tests.llava_sam2.models.toy_parts import WORDS, segment_head, toy_sam2
+from tests.llava_sam2.models.toy_parts import segment_head, toy_sam2, word_tokenizer
 
 QUESTION, FORCED = "segment the red circle .", "sure it is [SEG] ."
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("qwen")
-    vocab = {word: i for i, word in enumerate(["<pad>", "<unk>", *WORDS])}
-    raw = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
-    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(
-        tokenizer_object=raw,
-        unk_token="<unk>",
-        pad_token="<pad>",
-        extra_special_tokens=[*MARKS, "<|video_pad|>"],
-    ).save_pretrained(folder)
-    return load_tokenizer(folder)
+    return word_tokenizer(tmp_path_factory.mktemp("qwen"), [*MARKS, "<|video_pad|>"])
 
 
 @pytest.fixture(params=KINDS)

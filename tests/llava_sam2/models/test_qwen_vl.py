@@ -9,9 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
-    PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLImageProcessor,
@@ -21,7 +19,6 @@ from transformers import (
 
 from projects.common.conversation import (
     encode_conversation,
-    load_tokenizer,
     prompt_ids,
     token_id,
 )
@@ -35,7 +32,7 @@ from projects.llava_sam2.models.sa2va import Sa2VA
 from projects.llava_sam2.models.visual_tokens import grid_positions, square_grids
 from projects.llava_sam2.predictor import GroundedPredictor
 from projects.llava_sam2.structures import GroundingSample, collate_grounding
-from tests.llava_sam2.models.toy_parts import WORDS, segment_head, toy_sam2
+from tests.llava_sam2.models.toy_parts import segment_head, toy_sam2, word_tokenizer
 
 MARKS = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"]
 TEXT = dict(
@@ -52,14 +49,7 @@ KINDS = {"2.5": "qwen2_5_vl_chat", "3": "qwen3_vl_chat"}
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("qwen")
-    vocab = {word: i for i, word in enumerate(["<pad>", "<unk>", *WORDS])}
-    raw = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
-    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(
-        tokenizer_object=raw, unk_token="<unk>", pad_token="<pad>", extra_special_tokens=MARKS
-    ).save_pretrained(folder)
-    return load_tokenizer(folder)
+    return word_tokenizer(tmp_path_factory.mktemp("qwen"), MARKS)
 
 
 def special(tokenizer):

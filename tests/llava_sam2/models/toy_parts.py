@@ -20,7 +20,8 @@ WORDS = "segment the red blue circle square . sure it is user assistant describe
 TILE, TOKENS, FRAME, MASK = 64, 16, 96, 48
 
 
-def word_tokenizer(folder):
+def word_tokenizer(folder, marks=("<|im_start|>", "<|im_end|>")):
+    """A tokenizer of :data:`WORDS` and marks, which also lies in the folder."""
     vocab = {word: i for i, word in enumerate(["<pad>", "<unk>", *WORDS])}
     raw = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -28,7 +29,7 @@ def word_tokenizer(folder):
         tokenizer_object=raw,
         unk_token="<unk>",
         pad_token="<pad>",
-        extra_special_tokens=["<|im_start|>", "<|im_end|>"],
+        extra_special_tokens=list(marks),
     ).save_pretrained(folder)
     return load_tokenizer(folder)
 
