@@ -46,19 +46,31 @@ def read_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no tokenizer folder at {folder}")
-    if (folder / FAST).is_file():
-        tokenizer = _read_fast(folder)
-    elif (folder / PIECES).is_file():
-        tokenizer = from_sentencepiece(folder)
-    elif all((folder / name).is_file() for name in QWEN2):
-        tokenizer = Qwen2Tokenizer.from_pretrained(str(folder))
-    else:
+    if not has_tokenizer(folder):
         raise FileNotFoundError(
             f"{folder} holds no tokenizer: wanted is {FAST}, {PIECES} (sentencepiece) or "
             f"{' with '.join(QWEN2)}"
         )
-    _check_ids(tokenizer, added_tokens(folder), folder)
+    added = added_tokens(folder)
+    sentencepiece = (folder / PIECES).is_file() and not (folder / FAST).is_file()
+    tokenizer = from_sentencepiece(folder) if sentencepiece else _read_by_transformers(folder)
+    _check_ids(tokenizer, added, folder)
     return tokenizer
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds the files of one of the three kinds."""
+    kinds = ((FAST,), (PIECES,), QWEN2)
+    return any(all((folder / name).is_file() for name in kind) for kind in kinds)
+
+
+def _read_by_transformers(folder: Path) -> PreTrainedTokenizerBase:
+    try:
+        if (folder / FAST).is_file():
+            return _read_fast(folder)
+        return Qwen2Tokenizer.from_pretrained(str(folder))
+    except Exception as error:  # of the tokenizers library, which has no class for its errors
+        raise ValueError(f"{folder}: the tokenizer's files cannot be read: {error}") from error
 
 
 def _read_fast(folder: Path) -> PreTrainedTokenizerBase:
@@ -111,6 +123,11 @@ def added_tokens(folder: Path) -> dict[int, AddedToken]:
     found: dict[int, AddedToken] = {}
     listed = _json(folder / CONFIG).get("added_tokens_decoder", {})
     for number, entry in listed.items():
+        if not number.isdecimal() or not isinstance(entry, dict) or "content" not in entry:
+            raise ValueError(
+                f"{folder / CONFIG}: added_tokens_decoder has {number!r}: {entry!r}; wanted is an "
+                "id with a dictionary that has 'content'"
+            )
         found[int(number)] = AddedToken(
             entry["content"],
             special=entry.get("special", True),

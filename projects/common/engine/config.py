@@ -21,18 +21,19 @@ vis_backends      mmengine's, TensorBoard by default        custom_hooks, find_u
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_type_hints
 
+import torch
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 
 from projects.common import registry
 from projects.common.engine.bad_loss import ON_BAD_LOSS
 from projects.common.engine.interval import UNITS
-from projects.common.engine.model import PRECISIONS
+from projects.common.engine.model import PRECISIONS, TrainableModel
 from projects.common.reading import ON_READ_ERROR
 
 # what the sections mean where they leave a key out
@@ -161,6 +162,58 @@ def check_model(tree: dict[str, Any]) -> None:
         ValueError: all mistakes, each with its key path.
     """
     check_config({"model": tree["model"]} if "model" in tree else {}, train=False)
+
+
+def check_build(tree: dict[str, Any]) -> TrainableModel | None:
+    """Build the model without its weights, where it can be, before any data is read.
+
+    Folders of weights are checked by their headers. The parts are built one by one, so that the
+    mistakes of all are told at once.
+
+    Returns:
+        The model on the meta device; None of a kind that needs its weights to be built.
+
+    Raises:
+        ValueError: all mistakes, each with its key path.
+    """
+    section = dict(tree["model"])
+    target = registry.resolve(section.pop("type"))
+    if not getattr(_made_by(target), "builds_without_weights", False):
+        return None
+    found, parts, model = [], {}, None
+    with torch.device("meta"):
+        for key, value in section.items():
+            try:
+                parts[key] = registry.build(value)
+            except (ValueError, OSError) as error:
+                found.append(f"model.{key}: {error}")
+        if not found:
+            try:
+                model = target(**parts)
+            except (ValueError, OSError) as error:
+                found.append(f"model: {error}")
+    registry.raise_mistakes(found)
+    return model
+
+
+def check_fit(model: TrainableModel, names: Sequence[str], datasets: Sequence[Any]) -> None:
+    """Find datasets that a model (without weights) cannot train on.
+
+    Raises:
+        ValueError: all misfits, each with its dataset.
+    """
+    registry.raise_mistakes(
+        [
+            f"train_dataloader, dataset {name}: {text}"
+            for name, dataset in zip(names, datasets, strict=True)
+            for text in model.misfits(dataset)
+        ]
+    )
+
+
+def _made_by(target: Callable) -> Any:
+    """The class of what a config's ``type`` gives: itself, or what a function says it returns."""
+    return target if isinstance(target, type) else get_type_hints(target).get("return")
 
 
 def _checkable(tree: dict[str, Any]) -> dict[str, Any]:
@@ -310,7 +363,7 @@ def _sequence_mistakes(tree: dict[str, Any], processes: int | None) -> Iterator[
     target = registry.find(tree.get("model", {}).get("type"))
     if size == 1 or target is None:
         return
-    made = target if isinstance(target, type) else get_type_hints(target).get("return")
+    made = _made_by(target)
     if not getattr(made, "shares_sequences", False):
         yield f"sequence_parallel_size: {getattr(made, '__name__', made)} has no text to share out"
 

@@ -64,9 +64,10 @@ def build_train_loader(
             ``length_of(index)``.
 
     Raises:
-        ValueError: from a dataset, or lengths asked of datasets that know none.
+        ValueError: from the datasets, of all of them at once, or lengths asked of datasets that
+            know none.
     """
-    built = [registry.build(entry["dataset"]) for entry in datasets]
+    built = _build_datasets(datasets)
     lengths = [len(dataset) for dataset in built]
     repeats = _repeats(datasets, lengths)
     sizes = [int(entry.get("batch_size", batch_size)) for entry in datasets]
@@ -105,6 +106,17 @@ def build_train_loader(
         pin_memory=torch.cuda.is_available(),  # typed batches pin their own tensors
         worker_init_fn=_start_worker if num_workers else None,
     )
+
+
+def _build_datasets(entries: Sequence[dict]) -> list[Any]:
+    built, found = [], []
+    for number, entry in enumerate(entries):
+        try:
+            built.append(registry.build(entry["dataset"]))
+        except (ValueError, OSError) as error:
+            found.append(f"train_dataloader.datasets[{number}].dataset: {error}")
+    registry.raise_mistakes(found)
+    return built
 
 
 def entry_names(datasets: Sequence[dict]) -> list[str]:

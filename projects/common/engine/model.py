@@ -33,6 +33,11 @@ class TrainableModel(BaseModel):
 
     precision: str = "fp32"
     shares_sequences: bool = False  # whether sequence_parallel_size above 1 means anything
+    builds_without_weights: bool = False  # whether its parts can be built on the meta device
+
+    def misfits(self, dataset: Any) -> list[str]:
+        """Settings of a dataset that this model could not train on, in words."""
+        return []
 
     def __init__(self) -> None:
         super().__init__(data_preprocessor=BatchToDevice())

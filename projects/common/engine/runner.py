@@ -15,7 +15,15 @@ from projects.common import registry, sequence
 from projects.common.engine import checkpoints
 from projects.common.engine.bad_loss import SkippingOptimWrapper
 from projects.common.engine.best import Best
-from projects.common.engine.config import EMA, WATCHDOG, check_config, plain, scale_schedulers
+from projects.common.engine.config import (
+    EMA,
+    WATCHDOG,
+    check_build,
+    check_config,
+    check_fit,
+    plain,
+    scale_schedulers,
+)
 from projects.common.engine.distributed import (
     barrier,
     get_rank,
@@ -107,6 +115,7 @@ def build_runner(
     launcher = launcher or infer_launcher()
     processes = planned_processes(launcher)
     check_config(tree, zero_stage=zero_stage(deepspeed), processes=processes)
+    bare = check_build(tree)
     work_dir = Path(work_dir).absolute()
     init_distributed(launcher, always=deepspeed is not None)
     folder, news = _begin(work_dir, resume)
@@ -116,6 +125,8 @@ def build_runner(
     if news:
         strategy.logger.warning(news)
     loader = _build_loader(tree, seed)
+    if bare is not None:
+        check_fit(bare, loader.dataset.names, loader.dataset.datasets)
     # benchmarks read their annotations here: what is missing is told before weights are loaded
     best, hooks = standard_hooks(tree, loader.batch_sampler, seed)
     with strategy.building():

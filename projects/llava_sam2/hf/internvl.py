@@ -103,7 +103,7 @@ def internvl_from_folder(
         template = template or default_template(said, config, where=str(folder))
         chat_template(template)
         tokenizer = tokenizer or own_tokenizer(folder, said)
-        check_tokenizer(tokenizer, config, said, where=str(folder))
+        check_tokenizer(tokenizer, config, said, folder)
         check_template(tokenizer, template)
         check_language(config.text_config, where=str(folder))
         model, report = load_internvl(folder, said, config, dtype=DTYPES.get(dtype))

@@ -92,11 +92,12 @@ def _files(folder: Path) -> dict[Path, list[str] | None]:
         return {whole: None}
     try:
         places = json.loads(index.read_text())["weight_map"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        shards = sorted(set(places.values()))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{index} is not an index: it needs a 'weight_map' ({error})") from error
     files: dict[Path, list[str] | None] = {}
-    for name in sorted(set(places.values())):
-        if Path(name).name != name or name in (".", ".."):
+    for name in shards:
+        if not isinstance(name, str) or Path(name).name != name or name in (".", ".."):
             raise ValueError(f"{index} names {name!r}, which is not a file of its own folder")
         files[folder / name] = [tensor for tensor, file in places.items() if file == name]
     absent = [file.name for file in files if not file.is_file()]

@@ -18,7 +18,7 @@ from projects.common.conversation import (
     add_tokens,
     token_id,
 )
-from projects.common.tokenizer_files import read_tokenizer
+from projects.common.tokenizer_files import has_tokenizer, read_tokenizer
 from projects.llava_sam2.hf.architectures import SA2VA, SEC
 
 _CHATML = {"llama": "internlm2_chat"}  # all others among InternVL's language models are Qwen's
@@ -73,19 +73,38 @@ def check_tokenizer(
     tokenizer: PreTrainedTokenizerBase,
     config: InternVLConfig,
     said: Mapping[str, Any],
-    *,
-    where: str,
+    folder: Path,
 ) -> None:
-    """Tokens that the weights were trained with must have a row in the embeddings.
+    """Tokens that the weights were trained with must have the rows that the folder's files say.
+
+    Args:
+        folder: of the weights; its tokenizer files, if it has any, are compared.
 
     Raises:
-        ValueError: they have none, so that the tokenizer is not that of the weights.
+        ValueError: they have none or others, so that the tokenizer is not that of the weights.
     """
+    if has_tokenizer(folder):
+        _check_same(tokenizer, own_tokenizer(folder, said), trained_tokens(said), folder)
     rows = config.text_config.vocab_size
     lacking = [token for token in trained_tokens(said) if token_id(tokenizer, token) >= rows]
     if lacking:
         raise ValueError(
-            f"{where}: the weights have {rows} embeddings, and the tokenizer "
+            f"{folder}: the weights have {rows} embeddings, and the tokenizer "
             f"{tokenizer.name_or_path!r} gives {', '.join(lacking)} ids beyond them: its files "
             "lack these tokens, or belong to another model"
+        )
+
+
+def _check_same(
+    given: PreTrainedTokenizerBase,
+    own: PreTrainedTokenizerBase,
+    trained: tuple[str, ...],
+    folder: Path,
+) -> None:
+    theirs, ours = given.get_vocab(), own.get_vocab()
+    differ = [token for token in trained if theirs.get(token) != ours[token]]
+    if differ:
+        raise ValueError(
+            f"{folder}: its own tokenizer calls {', '.join(f'{t} {ours[t]}' for t in differ)}, "
+            f"the one that is given ({given.name_or_path!r}) otherwise: load it from this folder"
         )

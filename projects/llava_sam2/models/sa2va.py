@@ -9,6 +9,7 @@ Sa2VA (Yuan et al., 2025).
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from projects.common.engine.model import TrainableModel
 from projects.common.freezing import LORA_PATTERNS, add_lora, keep_frozen_in_eval, set_trainable
 from projects.common.partition import cast, is_cut
 from projects.llava_sam2.models.adapter import LanguageAdapter
+from projects.llava_sam2.models.fit import misfits
 from projects.sam2_video.modeling import Sam2, TrackingPolicy
 from projects.sam2_video.predictor import VideoPredictor
 
@@ -46,11 +48,13 @@ class Sa2VA(TrainableModel):
         inference_policy: how :meth:`video_predictor` tracks; None: as Meta's predictor.
 
     Raises:
-        ValueError: for a pattern or a LoRA target that matches nothing, or a segment head that
-            trains with memory beside a decoder that is kept for propagation.
+        ValueError: for a pattern or a LoRA target that matches nothing, a head of another width
+            than the models, or a segment head that trains with memory beside a decoder that is
+            kept for propagation.
     """
 
     shares_sequences = True
+    builds_without_weights = True
 
     def __init__(
         self,
@@ -66,6 +70,8 @@ class Sa2VA(TrainableModel):
     ) -> None:
         super().__init__()
         _check_decoder(propagation_decoder, heads)
+        _check_widths(mllm, grounding, heads)
+        _check_lora(lora)
         self.mllm = mllm
         self.grounding = grounding
         self.heads = nn.ModuleDict(heads)
@@ -102,6 +108,15 @@ class Sa2VA(TrainableModel):
             losses[first] = losses[first] + self._touch_idle(losses)
         return losses
 
+    def misfits(self, dataset: Any) -> list[str]:
+        """Settings of a dataset that this model could not train on, in words."""
+        if dataset.task not in self.heads:
+            has = ", ".join(self.heads)
+            return [f"no head for its task {dataset.task!r}; the model has {has}"]
+        inputs = getattr(dataset, "inputs", None)
+        inputs = getattr(inputs, "inputs", inputs)  # concepts are asked by others' inputs
+        return [] if inputs is None else list(misfits(inputs, self.mllm, self.grounding))
+
     def video_predictor(self) -> VideoPredictor:
         """Clicks, boxes and masks through a video, on the same SAM 2, without language."""
         kept = self.grounding.propagation_decoder is not None
@@ -123,6 +138,34 @@ class Sa2VA(TrainableModel):
         trained = [p for p in self.parameters() if p.requires_grad and not is_cut(p)]
         idle = [p for p in trained if p not in reached]
         return sum((p.sum() * 0 for p in idle), start=0.0)
+
+
+def _check_widths(mllm: LanguageAdapter, grounding: Sam2, heads: Mapping[str, nn.Module]) -> None:
+    """Projectors end where the models begin."""
+    width, channels = mllm.hidden_size, grounding.hidden
+    for task, head in heads.items():
+        if hasattr(head, "text_hidden_fcs"):
+            linear = [part for part in head.text_hidden_fcs if isinstance(part, nn.Linear)]
+            found = linear[0].in_features, linear[-1].out_features
+            if found != (width, channels):
+                raise ValueError(
+                    f"the projector of head {task!r} leads from {found[0]} to {found[1]} channels; "
+                    f"the language model has {width}, SAM 2 {channels}: say hidden={width}, "
+                    f"out={channels}"
+                )
+        out = getattr(getattr(head, "projector", None), "out", width)
+        if out != width:
+            raise ValueError(
+                f"the projector of head {task!r} gives tokens of {out} channels; the language "
+                f"model takes {width}: say out={width}"
+            )
+
+
+def _check_lora(lora: Mapping[str, Any] | None) -> None:
+    try:
+        inspect.signature(add_lora).bind(None, **(lora or dict(rank=1, alpha=1, targets=())))
+    except TypeError as error:
+        raise ValueError(f"lora: {error}; it takes rank, alpha, targets and dropout") from error
 
 
 def _check_decoder(choice: str, heads: Mapping[str, nn.Module]) -> None:
