@@ -61,6 +61,8 @@ def test_a_region_is_asked_as_it_was_trained(asked, row):
     free, _ = seen_by_the_layers(mllm, lambda: asked.image(image, [turn[0]], regions=regions))
     answered = int((sample.labels != -100).nonzero()[0])
     assert torch.equal(free[0]["inputs_embeds"], trained["inputs_embeds"][:, :answered])
+    assert len(free) <= 7  # one pass for the prompt, and one a token; none again for a [SEG]
+    assert all(given["inputs_embeds"].shape[1] == 1 for given in free[1:])
     other, _ = seen_by_the_layers(
         mllm, lambda: asked.image(image, [turn[0]], regions=[[RIGHT, LEFT]])
     )

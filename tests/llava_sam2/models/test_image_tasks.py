@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from projects.common.samplers import Draw
+from projects.common.video import read_image
 from projects.llava_sam2.datasets.chat import ChatDataset, ChatRow
 from projects.llava_sam2.datasets.grounded_captions import CaptionRow, GroundedCaptionDataset
 from projects.llava_sam2.datasets.grounding import GroundingDataset
@@ -15,6 +16,7 @@ from projects.llava_sam2.datasets.rows import Expression, Row, StillMask
 from projects.llava_sam2.datasets.templates import Templates
 from projects.llava_sam2.evaluation.responders import AskModel
 from projects.llava_sam2.models.heads import ChatHead
+from projects.llava_sam2.predictor import GroundedPredictor
 from projects.llava_sam2.structures import collate_grounding
 from tests.llava_sam2.datasets.tiny import HEIGHT, LEFT, RIGHT, WIDTH, rle, save_jpeg
 from tests.llava_sam2.evaluation.tiny_model import toy_model
@@ -81,6 +83,27 @@ def test_the_words_of_regions_depend_on_the_region(made, image):
         places = (batch.input_ids[number] == mllm.image_id).nonzero()[:, 0]
         torch.testing.assert_close(embedded[number, places[:4]], visual[number])
         torch.testing.assert_close(embedded[number, places[4:]], visual[number][cells])
+
+
+def test_what_is_learned_of_regions_is_answered_about_them(made, image):
+    """One picture, two regions: the answer follows the mask that the question points at."""
+    model, inputs = made
+    left, right = np.zeros((2, HEIGHT, WIDTH), bool)
+    left[:, : WIDTH // 2], right[:, WIDTH // 2 :] = True, True
+    said = {"red circle": left, "blue dog": right}
+    question = "describe region1 ."
+    rows = [RegionRow(still(image, masks=[m]), ((question, a),)) for a, m in said.items()]
+    batch = collate_grounding(list(RegionDataset(rows=rows, inputs=inputs)))
+    optimizer = torch.optim.Adam(model.mllm.parameters(), lr=3e-3)
+    for _ in range(40):
+        optimizer.zero_grad()
+        model.loss(batch)["loss_language"].backward()
+        optimizer.step()
+    predictor = GroundedPredictor(model=model, inputs=inputs, max_new_tokens=4)
+    picture = read_image(image)
+    turned = [[right], [left], [right]]
+    answers = predictor.image(picture, [question] * 3, regions=turned)
+    assert [answer.text for answer in answers] == ["blue dog", "red circle", "blue dog"]
 
 
 def test_a_batch_of_conversations_is_the_mean_of_its_tokens(made, image):
