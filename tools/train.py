@@ -13,8 +13,7 @@ from mmengine.config import DictAction  # noqa: E402
 import projects  # noqa: E402, F401  (compatibility lines first)
 from projects.common.engine.config import load_config  # noqa: E402
 from projects.common.engine.distributed import LAUNCHERS, leave_distributed  # noqa: E402
-from projects.common.engine.memory import Run  # noqa: E402
-from projects.common.engine.runner import build_runner, zero_stage  # noqa: E402
+from projects.common.engine.runner import build_runner, planned_run  # noqa: E402
 from projects.common.registry import ConfigError  # noqa: E402
 
 
@@ -62,7 +61,7 @@ def main() -> None:
         if args.estimate_memory is not None:
             from projects.llava_sam2.estimate import Estimate  # imports all models
 
-            run = Run(args.estimate_memory, zero_stage(args.deepspeed))
+            run = planned_run(args.estimate_memory, args.deepspeed)
             sys.stdout.write(Estimate(cfg).report(run) + "\n")
             return
         runner = build_runner(

@@ -7,17 +7,18 @@ import json
 import numpy as np
 import pytest
 
-from projects.common.engine.runner import zero_stage
+from projects.common.engine.memory import Run
+from projects.common.engine.runner import planned_run, zero_stage
 from projects.common.engine.zero import complete_config, named_config
 from tests.engine.processes import train
 
 OPTIONS = ("model.dropout=0.0", "train_cfg.max_steps=4", "checkpoint.interval=4")
-NAMES = {  # name: stage, what is held outside of the GPU
-    "deepspeed_zero1": (1, set()),
-    "deepspeed_zero2": (2, set()),
-    "deepspeed_zero2_offload": (2, {"offload_optimizer"}),
-    "deepspeed_zero3": (3, set()),
-    "deepspeed_zero3_offload": (3, {"offload_optimizer", "offload_param"}),
+NAMES = {  # name: stage, what is held outside of the GPU, and the estimate's word
+    "deepspeed_zero1": (1, {}),
+    "deepspeed_zero2": (2, {}),
+    "deepspeed_zero2_offload": (2, {"offload_optimizer": "optimizer"}),
+    "deepspeed_zero3": (3, {}),
+    "deepspeed_zero3_offload": (3, {"offload_optimizer": "optimizer", "offload_param": "all"}),
 }
 
 
@@ -39,7 +40,8 @@ def test_a_name_is_what_it_says(name):
     stage, offloaded = NAMES[name]
     assert zero_stage(name) == stage
     config = complete_config(named_config(name), batch_size=4, accumulate=1, max_norm=1.0)
-    assert {k for k in config["zero_optimization"] if k.startswith("offload")} == offloaded
+    assert {k for k in config["zero_optimization"] if k.startswith("offload")} == set(offloaded)
+    assert planned_run(8, name) == Run(8, stage, ["none", *offloaded.values()][-1])
 
 
 # zero2 and zero3 train in test_training.py, in two processes

@@ -36,6 +36,7 @@ from projects.common.engine.hooks.metrics import FILE, append_line
 from projects.common.engine.hooks.standard import standard_hooks
 from projects.common.engine.loader import build_train_loader
 from projects.common.engine.loop import StepLoop
+from projects.common.engine.memory import Offload, Run
 from projects.common.engine.model import build_model
 from projects.common.engine.optim import TrainableGroups
 from projects.common.engine.quiet import file_only
@@ -202,6 +203,17 @@ def zero_stage(deepspeed: str | None) -> int:
     from projects.common.engine import zero  # slow to import and not needed without it
 
     return int(zero.named_config(deepspeed)["zero_optimization"]["stage"])
+
+
+def planned_run(gpus: int, deepspeed: str | None) -> Run:
+    """What the memory estimate wants to know of a run on so many GPUs."""
+    if deepspeed is None:
+        return Run(gpus)
+    from projects.common.engine import zero
+
+    config = zero.named_config(deepspeed)["zero_optimization"]
+    moved: Offload = "optimizer" if "offload_optimizer" in config else "none"
+    return Run(gpus, zero_stage(deepspeed), "all" if "offload_param" in config else moved)
 
 
 def _max_norm(clip_grad: dict | None) -> float:
