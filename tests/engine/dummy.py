@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,8 +55,13 @@ def collate(samples: list) -> DummyBatch:
 
 
 class DummyModel(TrainableModel):
-    def __init__(self, *, width: int = 8, dropout: float = 0.0) -> None:
+    """``stall`` is (name, seconds): how long a batch with that sample takes."""
+
+    def __init__(
+        self, *, width: int = 8, dropout: float = 0.0, stall: tuple[str, float] | None = None
+    ) -> None:
         super().__init__()
+        self.stall = stall
         self.frozen = nn.Linear(6, width).requires_grad_(False)
         self.hidden = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
@@ -63,6 +69,8 @@ class DummyModel(TrainableModel):
         self.register_buffer("scale", torch.rand(1) + 0.5)
 
     def loss(self, batch: DummyBatch) -> dict[str, Tensor]:
+        if self.stall and self.stall[0] in batch.names:
+            time.sleep(self.stall[1])
         hidden = torch.tanh(self.hidden(torch.tanh(self.frozen(batch.inputs))))
         error = self.head(self.dropout(hidden)) * self.scale - batch.targets
         return {"loss_square": error.square().mean(), "error": error.detach().abs().mean()}

@@ -19,6 +19,8 @@ from tests.engine.processes import CONFIG, metrics, train
 
 NO_DROPOUT = "model.dropout=0.0"  # dropout differs between ranks, as it should
 SKIP = "on_bad_loss=skip"
+TWO = "train_dataloader.batch_size=2"
+KINDS = ("sum", "first")
 BAD = "train_dataloader.datasets.0.dataset.nan_at=7"
 LAUNCHERS = {
     "plain": ((), 1),
@@ -89,6 +91,39 @@ def test_a_bad_step_is_left_out_by_all_ranks(launcher, tmp_path):
     assert batch["task"] == "sum" and batch["inputs"].shape == (4 // ranks, 6)
     row = batch["names"].index("sum/7")
     assert batch["targets"].isnan().nonzero()[:, 0].tolist() == [row]
+
+
+@pytest.mark.parametrize("launcher", ["zero2", "zero3"])
+def test_a_bad_step_stops_all_ranks(launcher, tmp_path):
+    arguments, ranks = LAUNCHERS[launcher]
+    work_dir = tmp_path / "run"
+    run = train(work_dir, *arguments, processes=ranks, options=(NO_DROPOUT, BAD, TWO))
+    assert 0 not in run.exit_codes, run.output
+    (rank,) = [rank for rank in range(ranks) if bad_steps()[0] in bad_steps(rank, ranks)]
+    step = bad_steps()[0]
+    assert f"step {step}, rank {rank}: " in run.output and "'sum/7'" in run.output
+    dumped = [path.name for path in (work_dir / "bad_batches").iterdir()]
+    assert dumped == [f"step_{step}_rank_{rank}.pt"]
+    assert [line["step"] for line in metrics(work_dir)] == list(range(1, step))
+    assert not (work_dir / "model.safetensors").exists()
+
+
+def test_a_step_that_takes_too_long_is_named_by_all_ranks(tmp_path):
+    """One rank stalls, the other waits for it: the message of the first shows where it stands."""
+    arguments, ranks = LAUNCHERS["zero3"]
+    step = bad_steps()[0]
+    stall = ("model.stall=('sum/7', 4.0)", "watchdog.minutes=0.01", f"train_cfg.max_steps={step}")
+    options = (NO_DROPOUT, TWO, *stall)
+    run = train(tmp_path / "run", *arguments, processes=ranks, options=options)
+    assert run.exit_codes == [0, 0], run.output
+    (stalled,) = [rank for rank in range(ranks) if step in bad_steps(rank, ranks)]
+    reports = {}
+    for rank in range(ranks):
+        start = run.output.index(f"rank {rank} has been computing step {step} for")
+        reports[rank] = run.output[start : start + 3000]
+        names = [f"{KINDS[d.dataset]}/{d.index}" for d in samples(rank, ranks).batch(step - 1)]
+        assert f"task sum, samples {names}" in reports[rank]
+    assert "time.sleep(self.stall[1])" in reports[stalled]
 
 
 def test_weights_that_are_lost_stop_a_run_that_skips(tmp_path):
