@@ -116,10 +116,10 @@ def _others(run: Run) -> dict[str, Run]:
     """Runs that need less, from the least trouble to the most."""
     found = {}
     if run.gpus > 1:
-        found = {f"--zero {stage}": dataclasses.replace(run, zero_stage=stage) for stage in (2, 3)}
+        found = {f"--zero {stage}": Run(run.gpus, stage) for stage in (2, 3)}
     for stage, offload in ((2, "optimizer"), (3, "all")):
         name = f"--zero {stage} --offload {offload}"
-        found[name] = dataclasses.replace(run, zero_stage=stage, offload=offload)
+        found[name] = Run(run.gpus, stage, offload)
     return {name: other for name, other in found.items() if other != run}
 
 

@@ -134,6 +134,7 @@ def test_a_released_size_is_estimated_from_its_name_alone():
     assert list(estimate.steps) == ["concept: 8 x 48 words, 8 tiles, 1 masks on 1 frames"]
     text = estimate.report(Run(8, 2))
     assert "fits on 24 GB: no, try" in text and "concept: 8 x 48 words" in text
+    assert "host, per process" in estimate.report(Run(8, 3, "all"))
 
 
 def test_shapes_come_from_the_config():
