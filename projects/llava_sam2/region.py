@@ -60,26 +60,31 @@ class Region:
         return mask != 0
 
     def _prompt(self, size: tuple[int, int], where: str) -> ObjectPrompt:
-        points = None if self.points is None else np.asarray(self.points, np.float32)
-        labels = None if points is None else np.ones(len(points), np.int64)
-        if self.labels is not None:
-            labels = np.asarray(self.labels)
-        box = None if self.box is None else np.asarray(self.box, np.float32)
-        ends = np.float32([[0, 0], size[::-1]])
-        right = box is None or (box.shape == (4,) and (box[:2] < box[2:]).all())
-        for places in (points, box):
-            if places is not None:
-                pairs = places.reshape(-1, 2) if places.size % 2 == 0 else np.float32([[-1, -1]])
-                right &= bool(((ends[0] <= pairs) & (pairs <= ends[1])).all())
-        if not right:
+        try:
+            points = None if self.points is None else np.asarray(self.points, np.float32)
+            box = None if self.box is None else np.asarray(self.box, np.float32)
+            labels = None if points is None else np.ones(len(points), np.int64)
+            if self.labels is not None:
+                labels = np.asarray(self.labels)
+            prompt = ObjectPrompt(0, 0, points=points, labels=labels, box=box)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        corners = box if box is None or box.shape != (4,) else box.reshape(2, 2)
+        ordered = corners is None or (corners[0] < corners[1]).all()
+        if not (ordered and _within(corners, size) and _within(points, size)):
             raise ValueError(
                 f"{where}: box {self.box}, clicks {self.points} on an image of {size[1]} x "
                 f"{size[0]} (x, y): a box is x1, y1, x2, y2 with x1 < x2 and y1 < y2, a click x, y"
             )
-        try:
-            return ObjectPrompt(0, 0, points=points, labels=labels, box=box)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
+        return prompt
+
+
+def _within(places: np.ndarray | None, size: tuple[int, int]) -> bool:
+    """Whether places [P, 2] (x, y) lie in an image of (height, width)."""
+    if places is None:
+        return True
+    pairs = places.ndim == 2 and places.shape[1] == 2
+    return pairs and bool(((places >= 0) & (places <= np.float32(size[::-1]))).all())
 
 
 def check_places(questions: Sequence[str], regions: Sequence[Sequence[object]], name: str) -> None:

@@ -150,7 +150,8 @@ def sam2_alone(grounding, image):
         ("is it ?", [[Region(box=(9, 9, 12))]], "region1: box"),
         ("is it ?", [[Region(points=[(5, 21)])]], r"clicks \[\(5, 21\)\] on an image of 32 x 20"),
         ("is it ?", [[Region(points=[(5, 2)], labels=[1, 0])]], "1 points and 2 labels"),
-        ("is it ?", [[Region(points=[], labels=[])]], "region1: .*give points"),
+        ("is it ?", [[Region(points=[])]], "region1: .*give points"),
+        ("is it ?", [[Region(points=[5, 2, 7, 9])]], r"clicks \[5, 2, 7, 9\] on an image"),
     ],
 )
 def test_what_is_no_region_is_refused_before_anything_is_encoded(

@@ -79,6 +79,10 @@ def test_bounds():
         NativeResolution(size=450)
     with pytest.raises(ValueError, match="got 9 to 8"):
         NativeResolution(min_tokens=9, max_tokens=8)
+    with pytest.raises(ValueError, match=r"tokens of a frame .*, got 20 to 4"):
+        NativeResolution(frame_tokens=(20, 4))
+    with pytest.raises(ValueError, match="frame_tokens are the fewest and the most"):
+        NativeResolution(frame_tokens=[20])
     with pytest.raises(ValueError, match="1 x 74 visual tokens, and 20 to 20 are"):
         NativeResolution(min_tokens=20, max_tokens=20).grid(2, 540)
     with pytest.raises(ValueError, match="may take 8 tiles of 256 tokens"):
