@@ -70,8 +70,8 @@ class Region:
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
         corners = box if box is None or box.shape != (4,) else box.reshape(2, 2)
-        ordered = corners is None or (corners[0] < corners[1]).all()
-        if not (ordered and _within(corners, size) and _within(points, size)):
+        inside = _within(corners, size) and _within(points, size)
+        if not inside or (corners is not None and not (corners[0] < corners[1]).all()):
             raise ValueError(
                 f"{where}: box {self.box}, clicks {self.points} on an image of {size[1]} x "
                 f"{size[0]} (x, y): a box is x1, y1, x2, y2 with x1 < x2 and y1 < y2, a click x, y"

@@ -148,6 +148,7 @@ def sam2_alone(grounding, image):
         ("is it ?", [[LEFT, Region(box=(9, 9, 3, 12))]], r"region2: box \(9, 9, 3, 12\)"),
         ("is it ?", [[Region(box=(9, 9, 33, 12))]], "region1: box .* on an image of 32 x 20"),
         ("is it ?", [[Region(box=(9, 9, 12))]], "region1: box"),
+        ("is it ?", [[Region(box=(9,))]], "region1: box"),
         ("is it ?", [[Region(points=[(5, 21)])]], r"clicks \[\(5, 21\)\] on an image of 32 x 20"),
         ("is it ?", [[Region(points=[(5, 2)], labels=[1, 0])]], "1 points and 2 labels"),
         ("is it ?", [[Region(points=[])]], "region1: .*give points"),
