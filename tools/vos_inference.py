@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import projects  # noqa: F401  (compatibility lines first)
-from projects.llava_sam2.sec.loading import add_sec_arguments, spec_of
+from projects.llava_sam2.sec.command import add_sec_arguments, spec_of
 from projects.sam2_video.evaluation.archive import zip_predictions
 from projects.sam2_video.evaluation.inference import VosJob, VosSettings, segment_videos, shard
 from projects.sam2_video.evaluation.launch import launched_share, worker_devices

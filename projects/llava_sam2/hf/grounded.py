@@ -190,7 +190,7 @@ def sa2va_from_folder(
         lora=lora if adapter is None else adapter.settings(),
         propagation_decoder=propagation_decoder or ("original" if has_original else "tuned"),
         touch_all=touch_all,
-        inference_policy=_policy(described.get("policy"), where),
+        inference_policy=read_policy(described.get("policy"), where),
     )
     on_meta = torch.get_default_device().type == "meta"
     if adapter is not None and not on_meta:
@@ -272,7 +272,12 @@ def _prefixed(prefix: str, module: nn.Module) -> State:
     return {prefix + key: value for key, value in module.state_dict().items()}
 
 
-def _policy(said: Mapping[str, Any] | None, where: str) -> TrackingPolicy | None:
+def read_policy(said: Mapping[str, Any] | None, where: str) -> TrackingPolicy | None:
+    """The policy of tracking that a ``config.json`` describes.
+
+    Raises:
+        ValueError: a key or value that does not exist.
+    """
     if said is None:
         return None
     kept = {key: value for key, value in said.items() if key != "memory_dtype"}

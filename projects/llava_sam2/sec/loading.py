@@ -1,35 +1,33 @@
-"""A checkpoint with a concept head becomes SeC's predictor, whoever wrote it.
+"""A folder with a concept head becomes SeC's predictor, whoever wrote it.
 
-OpenIXCLab/SeC-4B ──────────────────────► the folder's parts, asked as released ─┐
-an export of ours ──────────────────────► its model, asked as it says ───────────┤
---model-cfg CONFIG.py + our checkpoint ─► the config's model, asked as it says ──┴─► SecPredictor
+OpenIXCLab/SeC-4B ─► its parts, asked as released ──┐
+an export of ours ─► its model, asked as it says ───┼─► SecPredictor
+either ───────────► its SAM 2 alone, gate shut ─────┘
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from projects.common import registry
-from projects.common.engine.config import load_config, plain
-from projects.common.scenes import THRESHOLD
 from projects.llava_sam2.datasets.concept_inputs import RELEASED_QUESTION, ConceptInputs
 from projects.llava_sam2.datasets.inputs import GroundingInputs
 from projects.llava_sam2.datasets.pixels import SingleTile
-from projects.llava_sam2.hf.grounded import grounded_parts, sa2va_from_folder
-from projects.llava_sam2.hf.grounding import sort_names
+from projects.llava_sam2.hf.grounded import grounded_parts, read_policy, sa2va_from_folder
+from projects.llava_sam2.hf.grounding import (
+    grounding_config,
+    load_grounding,
+    load_kept_decoder,
+    sort_names,
+)
 from projects.llava_sam2.hf.internvl import read_config
 from projects.llava_sam2.hf.shards import TensorFolder
 from projects.llava_sam2.models.heads import ConceptHead
 from projects.llava_sam2.models.sa2va import Sa2VA
 from projects.llava_sam2.sec.described import build_recipe
 from projects.llava_sam2.sec.predictor import SecInference, SecPredictor
-from projects.sam2_video.evaluation.loading import ModelSpec, model_spec
 
 TASK = "concept"
 RELEASED_HOLES = 8  # pixels; SeC's released inference fills holes of so many at most
@@ -63,6 +61,32 @@ def sec_from_folder(
     if threshold != "own":
         recipe.threshold = threshold
     return model.eval(), recipe
+
+
+def gate_shut(path: str | Path, *, image_size: int = 1024) -> SecPredictor:
+    """The predictor of a folder without its language model, of which nothing is read.
+
+    Arguments and errors as of :func:`sec_from_folder`.
+    """
+    check_folder(path)
+    said, source = read_config(Path(path)), TensorFolder(path)
+    names = sort_names(source.names())
+    sam2 = load_grounding(
+        source, names, grounding_config(source, names, said, image_size=image_size)
+    )
+    if names.kept:
+        sam2.keep_propagation_decoder()
+        load_kept_decoder(source, names, sam2)
+    own = said.get("grounded")
+    track = {"fill_hole_area": RELEASED_HOLES} if own is None else own.get("track") or {}
+    return SecPredictor(
+        sam2.eval(),
+        policy=None if own is None else read_policy(own.get("policy"), str(path)),
+        decoder="propagation" if names.kept else "own",
+        reliable_memory=track.get("reliable_memory", True),
+        fill_hole_area=track.get("fill_hole_area", 0),
+        resize=track.get("resize", "meta"),
+    )
 
 
 def _released(path: str | Path, image_size: int, dtype: str) -> tuple[Sa2VA, SecInference]:
@@ -145,80 +169,3 @@ def recipe_of(tree: Mapping[str, Any], where: str) -> SecInference:
             f"{where}: no benchmark says how to track with guidance (sec=dict(type=SecInference))"
         )
     return recipe
-
-
-@dataclass(frozen=True)
-class SecSpec(ModelSpec):
-    """What to load and how it runs, see ``ModelSpec``; ``checkpoint`` is a folder without config.
-
-    Args:
-        threshold: of the gate; None: the recipe's.
-    """
-
-    threshold: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.size is not None:
-            raise ValueError("--sec takes a folder, which says its size: leave --size out")
-
-    def check(self) -> None:
-        """As for ``ModelSpec``."""
-        if self.model_cfg is None:
-            check_folder(self.checkpoint)
-        else:
-            super().check()
-            self._recipe()
-
-    def predictor(self, device: torch.device | str, *, non_overlapping: bool) -> SecPredictor:
-        """The predictor on a device, in eval mode."""
-        device = torch.device(device)
-        if self.model_cfg is None:
-            model, recipe = sec_from_folder(self.checkpoint, image_size=self.image_size or 1024)
-            precision = "bf16" if device.type == "cuda" else "fp32"
-        else:
-            tree = self._config()
-            model, recipe = self._trained(tree).eval(), self._recipe()
-            precision = tree.get("precision", "fp32")
-        if self.threshold is not None:
-            recipe.threshold = self.threshold
-        predictor = recipe.predictor(model.to(device))
-        predictor.precision = self.precision or precision
-        predictor.resize = self.resize or predictor.resize
-        predictor.non_overlapping = non_overlapping
-        if not predictor.reliable_memory:
-            predictor.object_chunk = self.object_chunk
-        return predictor
-
-    def _recipe(self) -> SecInference:
-        return recipe_of(plain(load_config(str(self.model_cfg))), str(self.model_cfg))
-
-
-def add_sec_arguments(parser: argparse.ArgumentParser) -> None:
-    """What :func:`spec_of` reads beside the arguments of the model."""
-    group = parser.add_argument_group("concept guidance (SeC)")
-    group.add_argument(
-        "--sec",
-        action="store_true",
-        help="ask a language model where the scene changes: --checkpoint is SeC-4B's folder, an "
-        "export, or the weights of --model-cfg",
-    )
-    group.add_argument(
-        "--scene-threshold",
-        type=float,
-        help=f"of a scene change, default {THRESHOLD}; -1 asks on every frame",
-    )
-
-
-def spec_of(args: argparse.Namespace) -> ModelSpec:
-    """The model that the arguments name, with guidance where they ask for it.
-
-    Raises:
-        ValueError: arguments that do not belong together.
-    """
-    plainly = model_spec(args)
-    if not args.sec:
-        if args.scene_threshold is not None:
-            raise ValueError("--scene-threshold is of --sec")
-        return plainly
-    return SecSpec(**vars(plainly), threshold=args.scene_threshold)

@@ -125,10 +125,12 @@ class ConceptTracking(GroupTracker):
         self, group: ObjectGroup, asked: Sequence[int], frame: int, output: FrameOutput
     ) -> None:
         """What was found with certainty joins the references."""
-        masks = self._at_video_size(self.clean(output.masks.clone()))
-        for place in asked:
-            if float(output.object_logits[place]) > self.guidance.min_object_logit:
-                self._refer(group.rows[place], frame, masks[place], prompted=False)
+        least = self.guidance.min_object_logit
+        certain = [place for place in asked if float(output.object_logits[place]) > least]
+        if certain:
+            masks = self._at_video_size(self.clean(output.masks[certain]))
+            for place, mask in zip(certain, masks, strict=True):
+                self._refer(group.rows[place], frame, mask, prompted=False)
 
     def _refer(self, row: int, frame: int, mask: np.ndarray, *, prompted: bool) -> None:
         if mask.any():

@@ -15,7 +15,9 @@ from projects.llava_sam2.datasets.concept_inputs import ANSWERS, QUESTIONS, RELE
 from projects.llava_sam2.evaluation.concept import ConceptVosBenchmark
 from projects.llava_sam2.hf import export
 from projects.llava_sam2.models.heads import seg_projector
-from projects.llava_sam2.sec.loading import SecSpec, recipe_of, sec_from_folder
+from projects.llava_sam2.sec import command as command_line
+from projects.llava_sam2.sec.command import SecSpec
+from projects.llava_sam2.sec.loading import gate_shut, recipe_of, sec_from_folder
 from projects.llava_sam2.sec.predictor import SecInference
 from projects.sam2_video.data.png import PaletteSource
 from projects.sam2_video.evaluation.vos import VosBenchmark
@@ -146,6 +148,15 @@ def test_the_command_tracks_a_data_set(released, tmp_path, monkeypatch, capsys):
     other = [str(word) for word in [*command, "--scene-threshold", 0.6]]
     with pytest.raises(ValueError, match="made otherwise .*scene_threshold 0.35, now 0.6"):
         vos_inference.main(other)
+    shut = [*command[:-4], "--output-root", tmp_path / "shut", "--workers", 1]
+    monkeypatch.setattr(command_line, "sec_from_folder", None)  # no language model is made
+    vos_inference.main([str(word) for word in [*shut, "--scene-threshold", "off"]])
+    record = json.loads((tmp_path / "shut" / "inference.json").read_text())
+    assert "scene_threshold" not in record and record["reliable_memory"]
+    predictor = gate_shut(folder, image_size=SIDE)
+    for frame, masks in predictor.propagate(jpegs[0].folder, [prompt(1)]):
+        ids = read_palette_png(tmp_path / "shut" / "first" / f"{frame:05d}.png")
+        assert not ((ids == 1) & ~masks[0]).any()  # the second object took some of its pixels
     monkeypatch.setattr(sys, "argv", ["x"])
     plainly = [str(word) for word in command if word != "--sec"]
     with pytest.raises(ValueError, match="--scene-threshold is of --sec"):
