@@ -22,10 +22,11 @@ from projects.common.conversation import (
     prompt_ids,
     token_id,
 )
+from projects.llava_sam2.datasets.frame_samplers import UniformFrames
 from projects.llava_sam2.datasets.inputs import GroundingInputs
 from projects.llava_sam2.datasets.native import NativeResolution
 from projects.llava_sam2.hf.qwen_vl import qwen_vl_from_folder
-from projects.llava_sam2.models.heads import decode_language
+from projects.llava_sam2.models.heads import SegmentHead, decode_language
 from projects.llava_sam2.models.qwen2_5_vl import Qwen2_5VL
 from projects.llava_sam2.models.qwen3_vl import Qwen3VL
 from projects.llava_sam2.models.sa2va import Sa2VA
@@ -273,6 +274,29 @@ def test_the_predictor_answers_about_an_image_of_any_size_as_training_computes(m
     prompt = inputs.prompt(turn[0], tiles=sample.pixel_values, video=False, name="image")
     (alone,) = mllm.generate([prompt], sample.pixel_values, max_new_tokens=32)
     assert written == alone.text
+
+
+@torch.no_grad()
+def test_the_predictor_sees_frames_of_any_size_as_training_does(mllm):
+    inputs, _, sample = native_sample(mllm, 7, (70, 50), frames=3)
+    clip = np.random.default_rng(7).integers(0, 256, (3, 70, 50, 3), dtype=np.uint8)
+    assert sample.pixel_values.shape == (3, 3, 40, 24)  # 5 x 3 tokens each
+
+    class Video(list):
+        def read(self, indices):
+            return np.stack([self[index] for index in indices])
+
+    head = segment_head()
+    model = Sa2VA(mllm=mllm, grounding=toy_sam2(), heads={"segment": head}, trainable=["heads"])
+    seen = []
+    head.project = lambda states: seen.append(states) or SegmentHead.project(head, states)
+    turn = ("segment the red circle .", "sure it is [SEG] red circle .")
+    predictor = GroundedPredictor(model=model.eval(), inputs=inputs, frames=UniformFrames(num=3))
+    (answer,) = predictor.video(Video(clip), [turn[0]], forced=[turn[1]])
+    ids, mask = sample.input_ids[None], torch.ones(1, len(sample.input_ids)).bool()
+    hidden = mllm(ids, mask, sample.pixel_values)
+    torch.testing.assert_close(seen[0], hidden[ids == mllm.seg_id], rtol=1e-4, atol=1e-5)
+    assert answer.decoded().shape == (3, 70, 50)
 
 
 def test_regions_lie_on_the_grid_of_an_image_of_any_size(mllm):
