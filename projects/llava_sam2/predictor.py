@@ -85,8 +85,9 @@ class GroundedPredictor:
         batch_size: questions answered at once.
         hide_absent: let the object score blank the masks of prompted frames. Off, as in training,
             where the language prompt does not teach that score.
-        tracking: switches of the propagation; None: those of Meta's predictor for SAM 2's original
-            decoder, as in training for a tuned one.
+        tracking: switches of the propagation; None: the model's ``inference_policy``. Where that
+            says nothing, those of Meta's predictor for SAM 2's original decoder, as in training for
+            a tuned one.
         temperature, top_p: 0 is the likeliest answer; otherwise answers are sampled, each from
             ``seed`` and its question's place alone.
         seed: of what is drawn: answers, and frames where the sampler draws.
@@ -137,7 +138,8 @@ class GroundedPredictor:
         )
         self.prompter = Tracker(model.grounding, policy=TrackingPolicy(hide_absent=hide_absent))
         own = TrackingPolicy() if self.decoder is None else TrackingPolicy.meta_predictor()
-        self.tracker = Tracker(model.grounding, policy=tracking or own)
+        policy = tracking or model.inference_policy or own
+        self.tracker = Tracker(model.grounding, policy=policy)
         self.seed = seed
 
     @torch.no_grad()

@@ -178,6 +178,16 @@ def reference(predictor, video, decoder):
     return at_frame_size(torch.cat([masks[index] for index in range(5)]))[:, 0]
 
 
+@pytest.mark.parametrize("policy, seen", [(None, False), (TrackingPolicy(hide_absent=False), True)])
+def test_frames_between_are_tracked_by_the_models_policy(tmp_path, video, policy, seen):
+    model, inputs = toy_model(tmp_path / "tokenizer")
+    model.grounding.blocks.mask_decoder.pred_obj_score_head.proj_out.bias.data.fill_(-9)
+    model.inference_policy = policy
+    predictor = GroundedPredictor(model=model, inputs=inputs, frames=UniformFrames(num=2))
+    (answer,) = predictor.video(video, QUESTIONS[:1], forced=FORCED[:1])
+    assert [bool(mask.any()) for mask in answer.decoded()] == [True, seen, seen, seen, True]
+
+
 def test_without_visual_tokens_the_picture_is_not_seen_by_the_language_model(tmp_path, video):
     model, inputs = toy_model(tmp_path / "tokenizer")
     other = np.flip(video[1], 0)

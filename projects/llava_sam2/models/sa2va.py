@@ -45,7 +45,8 @@ class Sa2VA(TrainableModel):
         touch_all: give every trainable parameter a gradient, zero where the task does not use it.
             DistributedDataParallel without ``find_unused_parameters`` needs it; the optimizer then
             also decays and moves parameters that a step did not use.
-        inference_policy: how :meth:`video_predictor` tracks; None: as Meta's predictor.
+        inference_policy: how :meth:`video_predictor` tracks (None: as Meta's predictor), and what
+            lies between the frames that words prompt (None: see ``GroundedPredictor``).
 
     Raises:
         ValueError: for a pattern or a LoRA target that matches nothing, a head of another width
