@@ -18,12 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mmengine.config import DictAction
 
 import projects  # noqa: F401  (compatibility lines first)
-from projects.common import registry
 from projects.common.engine import checkpoints
 from projects.common.engine.config import check_model, load_config, plain
 from projects.common.engine.model import build_model
-from projects.llava_sam2.evaluation.ask import asker
-from projects.llava_sam2.evaluation.responders import AskModel
+from projects.llava_sam2.evaluation.ask import find_asker
 from projects.llava_sam2.hf.adapter import has_lora
 from projects.llava_sam2.hf.card import model_card
 from projects.llava_sam2.hf.described import describe_frames, describe_inputs
@@ -60,11 +58,10 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def asked(tree: dict[str, Any]) -> dict[str, Any] | None:
-    """How the config's benchmarks ask the model; None where none asks."""
-    responders = [entry.get("respond", {}) for entry in tree.get("benchmarks", {}).values()]
-    if not any("type" in r and registry.resolve(r["type"]) is AskModel for r in responders):
+    """How the config asks the model; None where it does not say."""
+    ask = find_asker(tree)
+    if ask is None:
         return None
-    ask = asker(tree)
     settings = dict(ask.settings)
     question, answer = ask.templates.first("{expression}")
     return {

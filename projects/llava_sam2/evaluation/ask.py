@@ -14,6 +14,7 @@ from projects.common.masks import read_binary_png
 from projects.common.video import IMAGE_SUFFIXES, image_size, open_video, read_image, write_mp4
 from projects.common.visualise import evenly, film_strip, legible_scale, overlay
 from projects.common.whole_file import whole_file
+from projects.llava_sam2.datasets.inputs import GroundingInputs
 from projects.llava_sam2.evaluation.responders import AskModel
 from projects.llava_sam2.models.sa2va import Sa2VA
 from projects.llava_sam2.predictor import Answer, Frames
@@ -23,16 +24,32 @@ _STRIP_FRAMES = 8
 
 
 def asker(tree: dict[str, Any]) -> AskModel:
-    """What the first benchmark of a config that asks the model uses to ask it.
+    """How a config asks its model; see :func:`find_asker`.
 
     Raises:
-        ValueError: the config has none.
+        ValueError: it does not say how.
     """
+    found = find_asker(tree)
+    if found is None:
+        raise ValueError(
+            "none of the config's benchmarks asks the model (respond=dict(type=AskModel)), and "
+            "none of its datasets has inputs and templates"
+        )
+    return found
+
+
+def find_asker(tree: dict[str, Any]) -> AskModel | None:
+    """As the first benchmark asks that does, else as the first dataset with templates trains."""
     for benchmark in tree.get("benchmarks", {}).values():
         respond = benchmark.get("respond", {})
         if "type" in respond and registry.resolve(respond["type"]) is AskModel:
             return registry.build(respond)
-    raise ValueError("none of the config's benchmarks asks the model (respond=dict(type=AskModel))")
+    for entry in tree.get("train_dataloader", {}).get("datasets", []):
+        dataset = entry["dataset"]
+        own = {key: dataset[key] for key in ("inputs", "templates") if key in dataset}
+        if len(own) == 2 and registry.resolve(own["inputs"]["type"]) is GroundingInputs:
+            return AskModel(**registry.build(own))
+    return None
 
 
 def is_image(path: Path) -> bool:

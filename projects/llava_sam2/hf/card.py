@@ -77,7 +77,10 @@ def _use(name: str, ask: Mapping[str, Any] | None, track: Mapping[str, Any] | No
             "predictor = recipe.predictor(model)  # follows a mask through a video\n```"
         )
     if ask is None:
-        return "Its config names no benchmark that asks it, so nothing here says how it is asked."
+        return (
+            "Its config has neither a benchmark that asks it nor a dataset with templates, so "
+            "nothing here says how it is asked."
+        )
     question = ask.get("question", "{expression}").format(expression="the red circle")
     return (
         "```python\nfrom projects.llava_sam2.hf import load\n\n"

@@ -36,7 +36,7 @@ def load(
     said = read_config(Path(folder)).get("grounded", {}).get("ask") or {}
     if inputs is None and "inputs" not in said:
         raise ValueError(
-            f"{folder} does not say how its model is asked (no benchmark of its config asked it, "
+            f"{folder} does not say how its model is asked (its config did not, "
             "or it is no export of this project): give inputs=GroundingInputs(...)"
         )
     model = sa2va_from_folder(path=folder, dtype=dtype, **options)

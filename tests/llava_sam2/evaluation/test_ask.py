@@ -15,6 +15,8 @@ from projects.common.masks import write_binary_png
 from projects.common.video import open_video, read_image
 from projects.common.visualise import legible_scale, overlay
 from projects.llava_sam2.datasets.frame_samplers import UniformFrames
+from projects.llava_sam2.datasets.inputs import GroundingInputs
+from projects.llava_sam2.datasets.pixels import SingleTile
 from projects.llava_sam2.datasets.templates import Templates
 from projects.llava_sam2.evaluation.ask import ask_file, asker, check_paths, read_regions
 from projects.llava_sam2.evaluation.refer_image import ReferImageBenchmark
@@ -157,3 +159,20 @@ def test_the_config_says_how_to_ask(tmp_path):
     assert found.templates.first("dog")[0] == "find dog"
     with pytest.raises(ValueError, match="none of the config's benchmarks asks the model"):
         asker({"benchmarks": {"a": trivial}})
+    inputs = dict(
+        type=GroundingInputs,
+        tokenizer=tokenizer,
+        template="qwen_chat",
+        tiles=dict(type=SingleTile, size=32),
+        tokens_per_tile=4,
+        grounding_size=96,
+    )
+    dataset = dict(type="of no benchmark", inputs=inputs)
+    trained = {"train_dataloader": {"datasets": [{"dataset": dict(inputs=respond["inputs"])}]}}
+    trained["train_dataloader"]["datasets"].append({"dataset": dataset})
+    with pytest.raises(ValueError, match="none of its datasets has inputs and templates"):
+        asker(trained)
+    dataset["templates"] = respond["templates"]
+    found = asker(trained)
+    assert found.templates.first("dog")[0] == "find dog"
+    assert found.settings["inputs"].grounding_size == 96
