@@ -35,8 +35,7 @@ from projects.llava_sam2.hf.grounding import (
     sort_names,
 )
 from projects.llava_sam2.hf.internvl import internvl_from_folder
-from projects.llava_sam2.hf.qwen_vl import KINDS as QWEN_VL
-from projects.llava_sam2.hf.qwen_vl import qwen_vl_from_folder
+from projects.llava_sam2.hf.qwen_vl import qwen_kind, qwen_vl_from_folder
 from projects.llava_sam2.hf.shards import TensorFolder
 from projects.llava_sam2.models.adapter import LanguageAdapter
 from projects.llava_sam2.models.heads import ChatHead, SegmentHead, seg_projector
@@ -89,7 +88,7 @@ def grounded_parts(
     names = _grounding_names(source)
     sam2_cfg = grounding_config(source, names, said, image_size=image_size)
     load, further = internvl_from_folder, dict[str, Any]()
-    if said.get("model_type") in QWEN_VL:
+    if qwen_kind(said) is not None:
         own = said.get("grounded", {})
         load, further = qwen_vl_from_folder, {"tile_size": own.get("tile_size", 448)}
         template = template or own.get("template")

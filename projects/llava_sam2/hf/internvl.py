@@ -44,11 +44,19 @@ logger = logging.getLogger(__name__)
 
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-HEADS = ("language_model.lm_head.weight", "language_model.output.weight", "lm_head.weight")
+HEADS = (
+    "language_model.lm_head.weight",
+    "language_model.output.weight",
+    "lm_head.weight",
+    "model.lm_head.weight",  # Sa2VA on Qwen-VL
+)
 EMBEDDINGS = (
     "language_model.model.embed_tokens.weight",
     "language_model.model.tok_embeddings.weight",
     "model.language_model.embed_tokens.weight",
+    "model.embed_tokens.weight",  # Qwen2.5-VL as released, and within Sa2VA
+    "model.model.embed_tokens.weight",
+    "model.model.language_model.embed_tokens.weight",
 )
 _EARLIER = (  # how transformers called its parts before its version 5, the longer name first
     ("language_model.lm_head.", "lm_head."),
@@ -56,7 +64,7 @@ _EARLIER = (  # how transformers called its parts before its version 5, the long
     ("vision_tower.", "model.vision_tower."),
     ("multi_modal_projector.", "model.multi_modal_projector."),
 )
-_LAYER = re.compile(r"language_model\..*layers\.\d+\.")
+_LAYER = re.compile(r"(language_model\..*|^(model\.)+)layers\.\d+\.")
 
 
 def internvl_from_folder(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,6 +49,8 @@ KINDS = {
     ),
     "qwen3_vl": (Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VL, "qwen3_vl_chat"),
 }
+_SA2VA = "sa2va_chat"  # model_type of ByteDance/Sa2VA-Qwen2_5-VL-*, Sa2VA-Qwen3-VL-*
+_OUTSIDE = ("grounded", "model_type", "architectures", "auto_map")  # keys of config.json
 
 
 def qwen_vl_from_folder(
@@ -80,16 +85,16 @@ def qwen_vl_from_folder(
     """
     _check_options(path, size, attn, dtype)
     said = QWEN_VL[size] if path is None else read_config(Path(path))
-    kind = said.get("model_type")
-    if kind not in KINDS:
+    kind = qwen_kind(said)
+    if kind is None:
         raise ValueError(
-            f"{path}/config.json is of a {kind!r}; wanted is one of {', '.join(KINDS)} (InternVL "
-            "loads by internvl_from_folder)"
+            f"{path}/config.json is of a {said.get('model_type')!r}; wanted is one of "
+            f"{', '.join(KINDS)} (InternVL loads by internvl_from_folder)"
         )
     config_class, model_class, adapter, own_template = KINDS[kind]
     template = template or own_template
     tokenizer = tokenizer or (byte_tokenizer() if path is None else load_tokenizer(path))
-    config = config_class.from_dict({k: v for k, v in said.items() if k != "grounded"})
+    config = config_class.from_dict({k: v for k, v in said.items() if k not in _OUTSIDE})
     context = chat_template(template).image_context
     image_id = token_id(tokenizer, context)
     if path is None:
@@ -111,6 +116,15 @@ def qwen_vl_from_folder(
         tile_size=tile_size,
         gradient_checkpointing=gradient_checkpointing,
     )
+
+
+def qwen_kind(said: Mapping[str, Any]) -> str | None:
+    """Which of :data:`KINDS` a ``config.json`` is of, that of a Sa2VA around one included; None:
+    of another model."""
+    kind = said.get("model_type")
+    if kind == _SA2VA and isinstance(said.get("vision_config"), Mapping):
+        kind = str(said["vision_config"].get("model_type")).removesuffix("_vision")
+    return kind if kind in KINDS else None
 
 
 def _check_options(path: str | Path | None, size: str | None, attn: str, dtype: str) -> None:
@@ -137,17 +151,21 @@ def _load(
         model = model_class(config)
     if torch.get_default_device().type == "meta":
         return cast_weights(model, dtype)
-    report = plan(source, names, _rename, model, where=str(source.folder))
+    # Sa2VA's class keeps the language model in an attribute called so
+    wrapped = any(name.startswith("model.model.") for name in names)
+    convert = partial(_rename, wrapped=wrapped)
+    report = plan(source, names, convert, model, where=str(source.folder))
     report.notes += notes
-    fill(source, names, _rename, model, dtype=dtype)
+    fill(source, names, convert, model, dtype=dtype)
     model.tie_weights()
     rebuild_tables(model)
     logger.info("%s", report)
     return model
 
 
-def _rename(name: str, tensor: Tensor) -> dict[str, Tensor]:
+def _rename(name: str, tensor: Tensor, *, wrapped: bool) -> dict[str, Tensor]:
     """Qwen2.5-VL was released under the names of an earlier transformers."""
+    name = name.removeprefix("model.") if wrapped else name
     if name.startswith("visual."):
         return {f"model.{name}": tensor}
     if name.startswith("model.") and not name.startswith(

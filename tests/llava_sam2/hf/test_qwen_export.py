@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from projects.llava_sam2.datasets.inputs import GroundingInputs
@@ -132,6 +132,34 @@ def test_released_names_of_an_earlier_transformers(tmp_path, tokenizer):
         assert torch.equal(again.model.state_dict()[name], tensor), name
     for one, other in zip(mllm.model.buffers(), again.model.buffers(), strict=True):
         assert torch.equal(one, other)  # rotary tables are made, not loaded
+
+
+def as_released(folder, said, state):
+    """An export of ours as ``ByteDance/Sa2VA-Qwen*`` has it: the language model is called model."""
+    ours = ("grounding_encoder.", "text_hidden_fcs.")
+    inner = {n: t for n, t in state.items() if not n.startswith(("heads.", *ours))}
+    kept = {n: t for n, t in state.items() if n.startswith(ours) and "propagation" not in n}
+    released = kept | {f"model.{name}": tensor for name, tensor in inner.items()}
+    save_file(released, folder / "model.safetensors", metadata={"format": "pt"})
+    # what is of a released size needs no description; a toy does
+    said["grounded"] = {key: said["grounded"][key] for key in ("sam2", "heads")}
+    said |= {"model_type": "sa2va_chat", "architectures": ["Sa2VAChatModelQwen"]}
+    (folder / "config.json").write_text(json.dumps(said))
+
+
+@pytest.mark.parametrize("tied", [False, True])  # as config.json says; the file says otherwise
+def test_a_released_sa2va_on_qwen_answers_as_it_was_trained(tmp_path, asked, tied):
+    model, inputs = asked
+    folder = tmp_path / "out"
+    export(model, folder, dtype=torch.float32)
+    wanted = answer(GroundedPredictor(model=model, inputs=inputs))
+    said = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": tied}
+    as_released(folder, said, load_file(folder / "model.safetensors"))
+    predictor = load(folder, inputs=inputs, dtype="auto", image_size=96)
+    assert predictor.model.mllm.template == model.mllm.template
+    assert (answer(predictor) != wanted).mean() < 0.01
+    with pytest.raises(ValueError, match="InternVL"):
+        internvl_from_folder(path=folder)
 
 
 def test_what_has_no_place(tmp_path, asked):
