@@ -53,7 +53,10 @@ def read_adapter(folder: Path) -> Adapter | None:
     file = folder / ADAPTER / CONFIG
     if not file.is_file():
         return None
-    said = json.loads(file.read_text())
+    try:
+        said = dict(json.loads(file.read_text()))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{file} is not a json dictionary: {error}") from error
     if not (folder / ADAPTER / WEIGHTS).is_file():
         raise FileNotFoundError(f"{file} is there, and {WEIGHTS} beside it is not")
     targets = said.get("target_modules")
@@ -64,6 +67,9 @@ def read_adapter(folder: Path) -> Adapter | None:
             f"{file} is no LoRA of this project (type {said.get('peft_type')}, "
             f"{', '.join(further) or 'other target modules'})"
         )
+    sizes = [said.get(key) for key in ("r", "lora_alpha", "lora_dropout")]
+    if not all(isinstance(size, (int, float)) and size >= 0 for size in sizes) or not sizes[0]:
+        raise ValueError(f"{file}: r, lora_alpha and lora_dropout are {sizes}, wanted are numbers")
     return Adapter(
         file=folder / ADAPTER / WEIGHTS,
         rank=said["r"],

@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from projects.common.checkpoint import State, load_state
 from projects.llava_sam2.hf.adapter import ADAPTER, load_adapter, read_adapter
-from projects.llava_sam2.hf.config_file import read_config
+from projects.llava_sam2.hf.config_file import buildable, read_config
 from projects.llava_sam2.hf.described import build_heads
 from projects.llava_sam2.hf.grounding import (
     GroundingNames,
@@ -86,7 +86,8 @@ def grounded_parts(
     said = read_config(folder)
     source = TensorFolder(folder)
     names = _grounding_names(source)
-    sam2_cfg = grounding_config(source, names, said, image_size=image_size)
+    with buildable(folder):
+        sam2_cfg = grounding_config(source, names, said, image_size=image_size)
     load, further = internvl_from_folder, dict[str, Any]()
     if qwen_kind(said) is not None:
         own = said.get("grounded", {})
@@ -176,8 +177,11 @@ def sa2va_from_folder(
         parts = grounded_parts(path=path, image_size=image_size, **shared)
     where = str(path or size)
     described = parts.said.get("grounded", {})
-    if heads is None:
-        heads = build_heads(described["heads"], where=where) if described else _plain_heads(parts)
+    with buildable(where):
+        policy = read_policy(described.get("policy"), where)
+        if heads is None:
+            own = described.get("heads")
+            heads = _plain_heads(parts) if own is None else build_heads(own, where=where)
     _hand_out(parts, heads, leave_out, where)
     kept = bool(names.kept) and KEPT_PART not in leave_out
     has_original = kept or original_sam2 is not None
@@ -189,7 +193,7 @@ def sa2va_from_folder(
         lora=lora if adapter is None else adapter.settings(),
         propagation_decoder=propagation_decoder or ("original" if has_original else "tuned"),
         touch_all=touch_all,
-        inference_policy=read_policy(described.get("policy"), where),
+        inference_policy=policy,
     )
     on_meta = torch.get_default_device().type == "meta"
     if adapter is not None and not on_meta:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from projects.llava_sam2.datasets.inputs import GroundingInputs
+from projects.llava_sam2.hf.config_file import buildable, read_config
 from projects.llava_sam2.hf.described import build_frames, build_inputs
 from projects.llava_sam2.hf.grounded import sa2va_from_folder
-from projects.llava_sam2.hf.internvl import read_config
 from projects.llava_sam2.predictor import GroundedPredictor
 
 
@@ -34,7 +34,7 @@ def load(
         FileNotFoundError, ValueError: as there, or a folder that does not say how it is asked.
     """
     said = read_config(Path(folder)).get("grounded", {}).get("ask") or {}
-    if inputs is None and "inputs" not in said:
+    if inputs is None and not (isinstance(said, dict) and "inputs" in said):
         raise ValueError(
             f"{folder} does not say how its model is asked (its config did not, "
             "or it is no export of this project): give inputs=GroundingInputs(...)"
@@ -42,14 +42,15 @@ def load(
     model = sa2va_from_folder(path=folder, dtype=dtype, **options)
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
     mllm, where = model.mllm, str(folder)
-    if inputs is None:
-        inputs = build_inputs(
-            said["inputs"], tokenizer=mllm.tokenizer, template=mllm.template, where=where
-        )
+    with buildable(folder):
+        frames = build_frames(said.get("frames"), where=where)
+        if inputs is None:
+            words = dict(tokenizer=mllm.tokenizer, template=mllm.template)
+            inputs = build_inputs(said["inputs"], **words, where=where)
     return GroundedPredictor(
         model=model,
         inputs=inputs,
-        frames=build_frames(said.get("frames"), where=where),
+        frames=frames,
         propagation_decoder=said.get("propagation_decoder"),
         max_new_tokens=said.get("max_new_tokens", 32),
         use_visual=said.get("use_visual", True),

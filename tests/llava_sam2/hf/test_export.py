@@ -306,6 +306,11 @@ def test_a_head_with_weights_needs_a_description(model):
         (("ask", "frames", "kind"), "eval", "no frames of the kind 'eval'"),
         (("policy", "memory_dtype"), "int99", "policy"),
         (("template",), "nobody", "chat template 'nobody'"),
+        (("heads",), ["segment"], "config.json describes no model that can be built"),
+        (("heads", "segment", "out"), -1, "describes no model that can be built"),
+        (("policy",), "fast", "describes no model that can be built"),
+        (("ask", "inputs"), {"template": "qwen_chat"}, "describes no model .* 'tiles'"),
+        (("ask",), 3, "does not say how its model is asked"),
     ],
 )
 def test_a_changed_config_json_is_refused_not_run(tmp_path, tree, model, path, value, message):
@@ -320,6 +325,15 @@ def test_a_changed_config_json_is_refused_not_run(tmp_path, tree, model, path, v
     file.write_text(json.dumps(said))
     with pytest.raises(ValueError, match=message):
         load(tmp_path / "out")
+
+
+@pytest.mark.parametrize("change", [{"r": None}, {"lora_alpha": "6"}, {"lora_dropout": []}])
+def test_a_changed_adapter_is_refused(tmp_path, model, change):
+    export(model, tmp_path / "out", keep_lora=True)
+    file = tmp_path / "out" / "adapter" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(ValueError, match="adapter_config.json: r, .* wanted are numbers"):
+        sa2va_from_folder(path=tmp_path / "out")
 
 
 def test_an_export_that_nobody_asked_says_so(tmp_path, model):

@@ -360,6 +360,7 @@ def test_unexplained_tensors_are_an_error_before_any_is_read(
         ({"llm_config": {"architectures": ["Phi3ForCausalLM"]}}, "Phi3ForCausalLM is not known"),
         ({"llm_config": {"architectures": ["Qwen2ForCausalLM"]}}, "lacks vocab_size"),
         ({"llm_config": None}, "lacks llm_config"),
+        ({"llm_config": None, "text_config": {}}, "of a Sa2VA on Qwen-VL"),
         ({"architectures": "InternVLChatModel"}, "architectures is 'InternVLChatModel', .* a list"),
         (
             {"vision_config": VIT | {"num_attention_heads": 0}},
