@@ -79,7 +79,7 @@ class ConceptDataset:
         ]
         pictures = self.inputs.pictures(np.stack([*outlined, frames[-1]]))
         encoded = self.inputs.conversation(
-            self.inputs.draw(generator), pictures=len(pictures), name=name
+            self.inputs.draw(generator), pictures=pictures, name=name
         )
         mask = _mask(video, target, key)
         return GroundingSample(

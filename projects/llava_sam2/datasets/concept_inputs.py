@@ -91,11 +91,11 @@ class ConceptInputs:
         return draw_contour(frame, mask, self.colour, self.thickness)
 
     def pictures(self, frames: np.ndarray) -> Tensor:
-        """uint8 [T, 3, size, size] for the language model, of frames uint8 [T, H, W, 3]."""
+        """uint8 [T, 3, h, w] for the language model, of frames uint8 [T, H, W, 3]."""
         return self.inputs.pixel_values(frames, video=True)
 
-    def conversation(self, turn: Turn, *, pictures: int, name: str) -> Encoded:
-        """Ids and labels of a question and its answer behind so many pictures."""
+    def conversation(self, turn: Turn, *, pictures: int | Tensor, name: str) -> Encoded:
+        """Ids and labels of a question and its answer behind pictures, or so many square ones."""
         return self.inputs.conversation([turn], tiles=pictures, video=True, name=name)
 
     def describe(self) -> str:

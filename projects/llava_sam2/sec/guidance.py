@@ -101,19 +101,25 @@ class Guidance:
             return self.head.project(torch.cat(parts))
 
     def _see(self, pictures: Tensor) -> Tensor:
-        """uint8 [N, 3, size, size] to [N, V, W]."""
+        """uint8 [N, 3, h, w] to [N, V, W]."""
         with inference(self.mllm):
             return self.mllm.visual_features(pictures.to(self.mllm.device))
 
     def _ask(self, objects: Sequence[References], now: Tensor) -> Tensor:
         """Hidden states at [SEG], ``[B, D]``."""
-        turn, mllm = self.inputs.first(), self.mllm
+        mllm, shown = self.mllm, [list(references) for references in objects]
+        picture = shown[0][0].picture  # all are of one size
         ids = [
-            self.inputs.conversation(turn, pictures=len(references) + 1, name="guidance").input_ids
-            for references in objects
+            self.inputs.conversation(
+                self.inputs.first(),
+                pictures=picture.expand(len(references) + 1, -1, -1, -1),
+                name="guidance",
+            ).input_ids
+            for references in shown
         ]
         input_ids = pad_sequence(ids, batch_first=True, padding_value=PAD).to(mllm.device)
         known = input_ids != PAD
-        visual = [seen for each in objects for seen in (*(one.visual for one in each), now)]
-        hidden = mllm(input_ids.where(known, 0), known, visual=torch.stack(visual))
+        visual = [seen for each in shown for seen in (*(one.visual for one in each), now)]
+        grids = [self.inputs.inputs.grid(picture)] * len(visual)
+        hidden = mllm(input_ids.where(known, 0), known, visual=torch.stack(visual), grids=grids)
         return gather_seg(hidden, input_ids, mllm.seg_id)[0]

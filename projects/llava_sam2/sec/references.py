@@ -18,7 +18,7 @@ class Reference:
     """An outlined frame."""
 
     frame: int
-    picture: Tensor  # [3, size, size] uint8
+    picture: Tensor  # [3, h, w] uint8
     prompted: bool  # the user's own mask, not a tracked one
     visual: Tensor | None = None  # [V, W]
 
