@@ -12,14 +12,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmengine.config import DictAction  # noqa: E402
+from mmengine.config import Config, DictAction  # noqa: E402
 
 import projects  # noqa: E402, F401  (compatibility lines first)
 from projects.common.engine.config import load_config  # noqa: E402
 from projects.common.engine.memory import OFFLOADS, Run  # noqa: E402
 from projects.common.engine.memory_page import table  # noqa: E402
 from projects.common.progress import track  # noqa: E402
-from projects.llava_sam2.estimate import Estimate  # noqa: E402
+from projects.llava_sam2.estimate import Estimate, prepare  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,25 +39,34 @@ def main() -> None:
     args = parse_args()
     try:
         runs = [Run(args.gpus, stage, args.offload) for stage in args.zero]
-        if len(args.configs) == 1:
-            estimate = _estimate(args.configs[0], args)
-            text = "\n\n".join(estimate.report(run) for run in runs)
-        else:
-            rows = []
-            for config in track(args.configs, description="estimating"):
-                estimate = _estimate(config, args)
-                rows.append((Path(config).stem, [estimate.needs(run) for run in runs]))
-            text = table(rows)
+        text = _table(args, runs) if len(args.configs) > 1 else _page(args, runs)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(str(error))
     sys.stdout.write(text + "\n")
 
 
-def _estimate(config: str, args: argparse.Namespace) -> Estimate:
+def _page(args: argparse.Namespace, runs: list[Run]) -> str:
+    estimate = Estimate(_checked(args.configs[0], args), tokens=args.tokens)
+    return "\n\n".join(estimate.report(run) for run in runs)
+
+
+def _table(args: argparse.Namespace, runs: list[Run]) -> str:
+    loaded = [_checked(config, args) for config in args.configs]
+    rows = []
+    for path, cfg in track(list(zip(args.configs, loaded, strict=True)), description="estimating"):
+        estimate = Estimate(cfg, tokens=args.tokens)
+        rows.append((Path(path).stem, [estimate.needs(run) for run in runs]))
+    return table(rows)
+
+
+def _checked(path: str, args: argparse.Namespace) -> Config:
+    """A config in which nothing is missing: told before the first is counted."""
     try:
-        return Estimate(load_config(config, args.cfg_options), tokens=args.tokens)
+        cfg = load_config(path, args.cfg_options)
+        prepare(cfg, tokens=args.tokens)
     except ValueError as error:
-        raise ValueError(f"{config}: {error}") from error
+        raise ValueError(f"{path}: {error}") from error
+    return cfg
 
 
 if __name__ == "__main__":

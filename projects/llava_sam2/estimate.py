@@ -35,6 +35,7 @@ from projects.llava_sam2.hf.placeholder import byte_tokenizer
 from projects.llava_sam2.hf.qwen_vl_sizes import QWEN_VL
 from projects.llava_sam2.largest import TalkShape, largest_shapes
 from projects.llava_sam2.models.sa2va import Sa2VA
+from projects.sam2_video.largest import ClipShape
 from projects.sam2_video.train_model import Sam2VideoTraining
 
 HINTS = {
@@ -60,8 +61,7 @@ class Estimate:
         task: the only one whose batches are tried; None for all.
 
     Raises:
-        ValueError: mistakes in the model's config, a part whose size nothing tells, or no such
-            task.
+        ValueError: see :func:`prepare`.
     """
 
     def __init__(
@@ -72,14 +72,7 @@ class Estimate:
         device: str = "cuda",
         task: str | None = None,
     ) -> None:
-        self.tree = plain(cfg)
-        self.tree["model"] = without_files(self.tree["model"], "model")
-        check_model(self.tree)
-        shapes = largest_shapes(self.tree["train_dataloader"], tokens=tokens)
-        self.shapes = {str(shape): shape for shape in shapes if task in (None, shape.task)}
-        if not self.shapes:
-            names = ", ".join(sorted({shape.task for shape in shapes}))
-            raise ValueError(f"train_dataloader has no task {task!r}; it has {names}")
+        self.tree, self.shapes = prepare(cfg, tokens=tokens, task=task)
         with torch.device("meta"):
             self.model = build_model(self.tree, int(self.tree.get("seed", 0))).train()
         with without_contents(device) as ledger:
@@ -110,6 +103,29 @@ class Estimate:
         others = {name: self.needs(other) for name, other in _others(run).items()}
         hints = next(text for kind, text in HINTS.items() if isinstance(self.model, kind))
         return report(self.model, self.needs(run), others, checkpoint, hints)
+
+
+def prepare(
+    cfg: Config, *, tokens: int | None = None, task: str | None = None
+) -> tuple[dict[str, Any], dict[str, TalkShape | ClipShape]]:
+    """A config that builds without files, and its largest batches by what they hold.
+
+    Arguments as of :class:`Estimate`. It takes a moment: mistakes are found before the first of
+    many configs is counted.
+
+    Raises:
+        ValueError: mistakes in the model's config, a part whose size nothing tells, or no such
+            task.
+    """
+    tree = plain(cfg)
+    tree["model"] = without_files(tree["model"], "model")
+    check_model(tree)
+    shapes = largest_shapes(tree["train_dataloader"], tokens=tokens)
+    chosen = {str(shape): shape for shape in shapes if task in (None, shape.task)}
+    if not chosen:
+        names = ", ".join(sorted({shape.task for shape in shapes}))
+        raise ValueError(f"train_dataloader has no task {task!r}; it has {names}")
+    return tree, chosen
 
 
 def _others(run: Run) -> dict[str, Run]:
