@@ -21,6 +21,7 @@ vis_backends      mmengine's, TensorBoard by default        custom_hooks, find_u
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -181,7 +182,8 @@ def check_build(tree: dict[str, Any]) -> TrainableModel | None:
     if not getattr(_made_by(target), "builds_without_weights", False):
         return None
     found, parts, model = [], {}, None
-    with torch.device("meta"):
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*to a meta parameter")  # nothing to copy to
         for key, value in section.items():
             try:
                 parts[key] = registry.build(value)

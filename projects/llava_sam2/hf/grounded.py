@@ -103,8 +103,6 @@ def grounded_parts(
         **further,
     )
     projector = _projector(source, names, mllm, sam2_cfg.vision_config.fpn_hidden_size)
-    if torch.get_default_device().type == "meta":
-        return GroundedParts(mllm, build_sam2(sam2_cfg), projector, None, said)
     grounding = load_grounding(source, names, sam2_cfg)
     state = read_named(source, names.projector)
     load_state(projector, state, where=f"{folder}: text_hidden_fcs")

@@ -73,7 +73,12 @@ def sort_names(names: Iterable[str]) -> GroundingNames:
 
 
 def read_named(source: TensorFolder, names: Mapping[str, str]) -> State:
-    """Tensors by their plain names, float32."""
+    """Tensors by their plain names, float32.
+
+    Under ``torch.device("meta")`` their shapes alone, so that a folder is checked and not read.
+    """
+    if torch.get_default_device().type == "meta":
+        return {ours: torch.empty(source.shapes[theirs]) for ours, theirs in names.items()}
     plain = {theirs: ours for ours, theirs in names.items()}
     return {plain[name]: tensor.float() for name, tensor in source.read(names.values())}
 
