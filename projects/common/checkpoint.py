@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from projects.common.engine.distributed import get_rank
 from projects.common.partition import full_shape, is_cut, whole
 from projects.common.whole_file import whole_file
 
@@ -261,7 +262,8 @@ def load_state(
         for key in report.matched:
             if key not in plain:  # in parts on the ranks: one whole at a time
                 with whole([own[key]], write=True):
-                    own[key].copy_(state[key])
+                    if get_rank() == 0:  # the others get it from there, and need not read the file
+                        own[key].copy_(state[key])
     return report
 
 
