@@ -61,13 +61,17 @@ def check_masks(masks: np.ndarray, size: tuple[int, int], name: str) -> None:
 def cover_grid(masks: np.ndarray, grid: int | tuple[int, int]) -> Tensor:
     """Which cells of a grid over the whole image masks cover, bool [R, H, W] to bool [R, g, g].
 
-    The grid is a square's side, or rows and columns. No mask is empty. A cell counts where the mask
-    covers half of it; a region too small for that keeps the cell that it covers most, so that every
-    region is seen.
+    The grid is a square's side, or rows and columns. No mask is empty. A cell is what the mask is
+    at its upper left pixel, as in the released models; a region that lies between these pixels
+    keeps the cells that it covers most, so that every region is seen.
     """
-    share = F.adaptive_avg_pool2d(torch.from_numpy(masks).float(), grid)  # [R, g, g]
-    most = share.flatten(1).max(1).values
-    return share >= most.clamp(max=0.5)[:, None, None]
+    regions = torch.from_numpy(masks).float()
+    size = (grid, grid) if isinstance(grid, int) else tuple(grid)
+    cells = F.interpolate(regions[None], size, mode="nearest")[0].bool()
+    between = ~cells.flatten(1).any(1)
+    share = F.adaptive_avg_pool2d(regions[between], size)
+    cells[between] = share == share.amax((1, 2), keepdim=True)
+    return cells
 
 
 def token_grid(tokens: int) -> int:

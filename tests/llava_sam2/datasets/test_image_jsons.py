@@ -372,20 +372,18 @@ def test_osprey_bad_records(read, record, message):
     assert len(read(osprey_rows, [good, record], on_bad_row="skip")) == 1
 
 
-def test_cells_of_a_grid_are_those_that_a_mask_covers_by_half():
-    masks = np.zeros((4, 8, 12), bool)
-    masks[0, :4, :6] = True  # the first of 2 x 2 cells
-    masks[1, :, 3:9] = True  # half of each cell
-    masks[2, 7, 11] = True  # a single pixel still has its cell
-    masks[3, :5, :7] = True  # a little of the other cells too
-    grid = cover_grid(masks, 2)
-    assert grid[0].tolist() == [[True, False], [False, False]]
-    assert grid[1].all()
-    assert grid[2].tolist() == [[False, False], [False, True]]
-    assert torch.equal(grid[3], grid[0])
-    odd = np.zeros((1, 7, 13), bool)
-    odd[0, 5:, 10:] = True
-    assert cover_grid(odd, 3)[0].nonzero().tolist() == [[2, 2]]
+def test_cells_of_a_grid_are_the_first_pixels_of_a_mask():
+    rng = np.random.default_rng(0)
+    for (height, width), grid in (((8, 12), (2, 2)), ((97, 131), (16, 16)), ((50, 211), (9, 38))):
+        masks = rng.random((9, height, width)) < 0.3
+        masks[:, 0, 0] = True  # none is between the first pixels
+        rows = [i * height // grid[0] for i in range(grid[0])]
+        columns = [i * width // grid[1] for i in range(grid[1])]
+        assert np.array_equal(cover_grid(masks, grid).numpy(), masks[:, rows][:, :, columns])
+    between = np.zeros((2, 7, 13), bool)
+    between[0, 5:, 10:] = True  # the cells begin at rows 0, 2, 4 and columns 0, 4, 8
+    between[1, 3, 5] = True  # a single pixel still has its cell
+    assert [cells.nonzero().tolist() for cells in cover_grid(between, 3)] == [[[2, 2]], [[1, 1]]]
     assert token_grid(256) == 16
     with pytest.raises(ValueError, match="no square grid"):
         token_grid(20)
