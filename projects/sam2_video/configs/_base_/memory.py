@@ -1,7 +1,7 @@
 """What is recomputed in backward so that the recipe fits a smaller GPU: GPU_MEMORY, in GB.
 
 None of it changes what is learnt, only time and memory. Held for backward with base+ (8 frames, 3
-objects, 1024 pixels, bf16): 45 GiB by default, 2.1 with everything recomputed, 1.5 object by
+objects, 1024 pixels, bf16): 34 GiB by default, 2.1 with everything recomputed, 1.6 object by
 object. What a block needs while it is recomputed comes on top; ``encode_split`` bounds that.
 """
 
