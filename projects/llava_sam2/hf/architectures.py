@@ -114,7 +114,7 @@ def from_original(config: Mapping[str, Any], *, where: str) -> InternVLConfig:
     sections = ("vision_config", "llm_config")
     lacking = [key for key in sections if not isinstance(config.get(key), Mapping)]
     if lacking and "text_config" in config:
-        raise ValueError(f"{where} is of a Sa2VA on Qwen-VL: those on InternVL load here")
+        raise ValueError(f"{where} is of a Sa2VA on Qwen-VL, not InternVL: see sa2va_from_folder")
     if lacking:
         raise ValueError(f"{where} lacks {' and '.join(lacking)}: no config.json of InternVL")
     vision = vision_from_original(config["vision_config"], where=where)
