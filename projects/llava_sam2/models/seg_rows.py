@@ -6,12 +6,14 @@ Shapes: K expressions ([SEG] tokens) and F frames of all samples together; R row
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from projects.llava_sam2.models.normalise import mean_count
+from projects.llava_sam2.models.normalise import mean_count, most_over_ranks
 from projects.llava_sam2.models.seg_tokens import check_counts, gather_seg
 from projects.llava_sam2.structures import GroundingBatch
 from projects.sam2_video.modeling import Sam2
@@ -54,6 +56,27 @@ def rows_of(batch: GroundingBatch, hidden: Tensor, *, seg_id: int, grounding: Sa
     empty = torch.zeros(1, side, side, dtype=torch.bool, device=device)
     frame = torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device)
     return Rows(index, index, empty, frame, hidden[0, :1], weight * 0)
+
+
+def decode_rows(
+    decode: Callable[[Tensor, Tensor], tuple[Tensor, ...]], rows: Rows, at_a_time: int | None
+) -> tuple[Tensor, ...]:
+    """``decode(expression, frame)`` of all rows, tensors ``[R, ...]``.
+
+    Args:
+        at_a_time: None: all at once; else so many, recomputed in backward. All ranks then make the
+            same number of calls, as ZeRO-3 gathers weights in each: rows fill up by repetition.
+    """
+    if at_a_time is None:
+        return decode(rows.expression, rows.frame)
+    number, device = len(rows.frame), rows.frame.device
+    calls = -(-most_over_ranks(number, device) // at_a_time)
+    place = torch.arange(max(number, calls), device=device) % number
+    parts = [
+        checkpoint(decode, rows.expression[part], rows.frame[part], use_reentrant=False)
+        for part in place.tensor_split(calls)
+    ]
+    return tuple(torch.cat(part)[:number] for part in zip(*parts, strict=True))
 
 
 def _pairs(counts: list[int], batch: GroundingBatch) -> tuple[Tensor, Tensor, Tensor] | None:

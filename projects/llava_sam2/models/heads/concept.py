@@ -14,14 +14,11 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from projects.common.partition import copied
 from projects.llava_sam2.models.adapter import LanguageAdapter
-from projects.llava_sam2.models.normalise import most_over_ranks
-from projects.llava_sam2.models.seg_rows import Rows, rows_of
+from projects.llava_sam2.models.seg_rows import Rows, decode_rows, rows_of
 from projects.llava_sam2.structures import GroundingBatch
 from projects.sam2_video.losses import MultiStepMaskLoss, Step
 from projects.sam2_video.modeling import FrameFeatures, MaskCandidates, Sam2
@@ -146,17 +143,7 @@ class ConceptHead(nn.Module):
             )
             return tuple(getattr(found, field.name) for field in fields(MaskCandidates))
 
-        total, size = len(rows.frame), self.rows_per_chunk
-        if size is None:
-            return MaskCandidates(*decode(rows.expression, rows.frame))
-        # every rank runs as many chunks as the one with the most rows; rows fill up by repetition
-        chunks = -(-most_over_ranks(total, rows.frame.device) // size)
-        place = torch.arange(max(total, chunks), device=rows.frame.device) % total
-        parts = [
-            checkpoint(decode, rows.expression[part], rows.frame[part], use_reentrant=False)
-            for part in place.tensor_split(chunks)
-        ]
-        return MaskCandidates(*(torch.cat(part)[:total] for part in zip(*parts, strict=True)))
+        return MaskCandidates(*decode_rows(decode, rows, self.rows_per_chunk))
 
     def _mask_losses(self, candidates: MaskCandidates, targets: Tensor) -> dict[str, Tensor]:
         """Losses of R rows with targets ``[R, h', w']``, summed over the rows."""

@@ -15,13 +15,12 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from projects.common.losses import dice_loss, mask_iou, point_sample, sample_uncertain_points
 from projects.llava_sam2.models.adapter import LanguageAdapter
 from projects.llava_sam2.models.language_unroll import LanguageUnroll
 from projects.llava_sam2.models.normalise import most_over_ranks
-from projects.llava_sam2.models.seg_rows import Rows, rows_of
+from projects.llava_sam2.models.seg_rows import Rows, decode_rows, rows_of
 from projects.llava_sam2.structures import GroundingBatch
 from projects.sam2_video.modeling import FrameFeatures, MaskCandidates, Prompt, Sam2
 
@@ -165,17 +164,7 @@ class SegmentHead(nn.Module):
             out = decode_language(grounding, features.rows(frame), tokens[expression])
             return out.masks[:, 0], out.iou[:, 0], out.object_logits[:, 0]
 
-        size, number = self.rows_per_chunk, len(rows.frame)
-        if size is None:
-            return decode(rows.expression, rows.frame)
-        # ZeRO-3 gathers the decoder in each call: all ranks make the same number of them
-        chunks = -(-most_over_ranks(number, rows.frame.device) // size)
-        parts = []
-        for index in torch.arange(number, device=rows.frame.device).tensor_split(chunks):
-            used = index if len(index) else index.new_zeros(1)
-            out = checkpoint(decode, rows.expression[used], rows.frame[used], use_reentrant=False)
-            parts.append([part[: len(index)] for part in out])
-        masks, iou, object_logits = (torch.cat(part) for part in zip(*parts, strict=True))
+        masks, iou, object_logits = decode_rows(decode, rows, self.rows_per_chunk)
         return masks, iou, object_logits
 
     def mask_losses(
