@@ -18,7 +18,8 @@ from torch import nn
 
 import projects  # noqa: F401  (compatibility lines first)
 from projects.common.engine import checkpoints
-from projects.common.engine.config import check_model, load_config, plain
+from projects.common.engine.check import check_model
+from projects.common.engine.config import load_config, plain
 from projects.common.engine.model import build_model
 from projects.sam2_video.conversion import FORMS, convert
 

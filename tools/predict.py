@@ -20,7 +20,8 @@ from mmengine.config import DictAction
 
 import projects  # noqa: F401  (compatibility lines first)
 from projects.common.engine import checkpoints
-from projects.common.engine.config import check_model, load_config, plain
+from projects.common.engine.check import check_model
+from projects.common.engine.config import load_config, plain
 from projects.common.engine.model import build_model
 from projects.llava_sam2.evaluation.ask import ask_file, asker, check_paths, read_regions
 

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from projects.common.engine.config import check_model, plain
+from projects.common.engine.check import check_model
+from projects.common.engine.config import plain
 from projects.common.engine.fake_step import Held, fake_step, settle, without_contents
 from projects.common.engine.memory import (
     Needs,

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
+from projects.common.engine.check import check_config
 from projects.common.engine.checkpoints import checkpoint_steps
-from projects.common.engine.config import check_config, load_config, plain
+from projects.common.engine.config import load_config, plain
 from projects.common.registry import ConfigError, build
 from projects.sam2_video.pretrained import read_sam2_state, weights_kind
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from projects.common.engine.config import check_config
+from projects.common.engine.check import check_config
 from projects.common.engine.loader import build_train_loader
 from projects.common.reading import Mixture, SampleEvent
 from projects.common.samplers import Draw

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from projects.common.engine.bad_loss import dump_batch
-from projects.common.engine.config import check_config, load_config, plain
+from projects.common.engine.check import check_config
+from projects.common.engine.config import load_config, plain
 from projects.common.engine.hooks.finite import IN_A_ROW
 from projects.common.engine.model import build_model
 from projects.common.samplers import StepBatchSampler

@@ -15,7 +15,8 @@ from torch import nn
 from projects.common.engine import checkpoints
 from projects.common.engine.benchmarks import SpreadItems
 from projects.common.engine.best import Best
-from projects.common.engine.config import check_config, load_config, plain
+from projects.common.engine.check import check_config
+from projects.common.engine.config import load_config, plain
 from projects.common.engine.ema import Ema
 from projects.common.engine.interval import Every
 from projects.common.engine.memory import checkpoint_bytes, training_bytes

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from projects.common.engine import checkpoints
-from projects.common.engine.config import check_config, load_config, plain
+from projects.common.engine.check import check_config
+from projects.common.engine.config import load_config, plain
 from projects.common.engine.optim import TrainableGroups
 from projects.common.engine.runner import build_model
 from projects.common.samplers import Draw, StepBatchSampler

@@ -16,7 +16,7 @@ from torch.optim import AdamW
 
 from projects.common import registry
 from projects.common.conversation import load_shared_tokenizer, load_tokenizer
-from projects.common.engine.config import check_build, check_fit
+from projects.common.engine.check import check_build, check_fit
 from projects.common.registry import ConfigError
 from projects.llava_sam2.datasets.collate import collate
 from projects.llava_sam2.datasets.inputs import GroundingInputs

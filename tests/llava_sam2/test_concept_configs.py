@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from projects.common import registry
-from projects.common.engine.config import check_config, load_config, plain
+from projects.common.engine.check import check_config
+from projects.common.engine.config import load_config, plain
 from projects.common.samplers import Draw
 from projects.llava_sam2.datasets.concept import ConceptDataset
 from projects.llava_sam2.datasets.concept_draw import ConceptDraw

@@ -13,7 +13,8 @@ from mmengine.optim import OptimWrapper
 from torch import nn
 
 from projects.common import registry
-from projects.common.engine.config import check_config, load_config, plain
+from projects.common.engine.check import check_config
+from projects.common.engine.config import load_config, plain
 from projects.common.registry import ConfigError
 from projects.sam2_video.losses import Step
 from projects.sam2_video.modeling import MaskCandidates

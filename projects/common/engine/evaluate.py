@@ -11,7 +11,8 @@ from mmengine.config import Config
 
 from projects.common.engine import checkpoints
 from projects.common.engine.benchmarks import build_benchmarks, choose, run_benchmarks
-from projects.common.engine.config import check_config, plain
+from projects.common.engine.check import check_config
+from projects.common.engine.config import plain
 from projects.common.engine.distributed import (
     barrier,
     get_rank,

@@ -15,15 +15,8 @@ from projects.common import registry, sequence
 from projects.common.engine import checkpoints
 from projects.common.engine.bad_loss import SkippingOptimWrapper
 from projects.common.engine.best import Best
-from projects.common.engine.config import (
-    EMA,
-    WATCHDOG,
-    check_build,
-    check_config,
-    check_fit,
-    plain,
-    scale_schedulers,
-)
+from projects.common.engine.check import check_build, check_config, check_fit
+from projects.common.engine.config import EMA, WATCHDOG, plain, scale_schedulers
 from projects.common.engine.distributed import (
     barrier,
     get_rank,

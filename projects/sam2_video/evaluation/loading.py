@@ -15,7 +15,8 @@ import torch
 
 from projects.common.checkpoint import INDEX_NAME, State, read_state
 from projects.common.engine import checkpoints
-from projects.common.engine.config import check_model, load_config, plain
+from projects.common.engine.check import check_model
+from projects.common.engine.config import load_config, plain
 from projects.common.engine.model import build_model
 from projects.sam2_video.modeling.blocks import Sam2
 from projects.sam2_video.modeling.config import SIZES

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from projects.common.engine import checkpoints
-from projects.common.engine.config import check_model, load_config, plain
+from projects.common.engine.check import check_model
+from projects.common.engine.config import load_config, plain
 from projects.common.engine.model import build_model
 from projects.common.freezing import has_lora, merge_lora
 from projects.sam2_video.finetune.prepare import CONFIG

@@ -12,7 +12,7 @@ from mmengine.config import Config
 
 from projects.common import registry
 from projects.common.engine import checkpoints
-from projects.common.engine.config import check_config
+from projects.common.engine.check import check_config
 from projects.common.registry import raise_mistakes
 from projects.sam2_video.data.sources import AnnotationSource
 from projects.sam2_video.finetune.check import check_page

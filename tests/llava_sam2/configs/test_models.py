@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from projects.common import registry
-from projects.common.engine.config import check_config, load_config, plain
+from projects.common.engine.check import check_config
+from projects.common.engine.config import load_config, plain
 from projects.llava_sam2.hf.architectures import RELEASED
 from projects.llava_sam2.hf.qwen_vl_sizes import QWEN_VL
 from projects.llava_sam2.models.heads import BoxHead

@@ -10,7 +10,8 @@ import pytest
 
 from projects.common import registry
 from projects.common.conversation import load_shared_tokenizer
-from projects.common.engine.config import check_config, load_config, plain
+from projects.common.engine.check import check_config
+from projects.common.engine.config import load_config, plain
 from projects.llava_sam2.browse.page import sample_html
 from projects.llava_sam2.datasets.collate import collate
 from projects.llava_sam2.datasets.concept_inputs import ConceptInputs

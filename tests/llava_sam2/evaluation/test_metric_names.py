@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from projects.common.engine.config import check_config
+from projects.common.engine.check import check_config
 from projects.common.registry import ConfigError
 from projects.llava_sam2.evaluation.boxes import BoxBenchmark
 from projects.llava_sam2.evaluation.concept import ConceptVosBenchmark

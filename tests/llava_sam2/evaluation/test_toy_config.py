@@ -10,7 +10,8 @@ import torch
 from mmengine.config import Config
 
 from projects.common import registry
-from projects.common.engine.config import check_config, load_config, plain
+from projects.common.engine.check import check_config
+from projects.common.engine.config import load_config, plain
 from projects.common.samplers import Draw
 from projects.llava_sam2.warm_start import sam2_from_stage1
 from projects.sam2_video.toy import toy_sam2

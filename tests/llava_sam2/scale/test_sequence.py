@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from projects.common import sequence
 from projects.common.conversation import load_tokenizer
-from projects.common.engine.config import check_config, load_config, plain
+from projects.common.engine.check import check_config
+from projects.common.engine.config import load_config, plain
 from projects.llava_sam2.structures import collate_grounding
 from tests.engine import group
 from tests.engine.processes import CONFIG as DUMMY
