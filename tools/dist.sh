@@ -34,7 +34,7 @@ if [[ "$verb" == train && -n "${DEEPSPEED-deepspeed_zero2}" ]]; then
     set -- --deepspeed "${DEEPSPEED-deepspeed_zero2}" "$@"
 fi
 
-exec "$PYTHON" -m torch.distributed.run \
+exec "$PYTHON" "$ROOT/tools/launch.py" \
     --nnodes "$NNODES" --node_rank "${NODE_RANK:-0}" --nproc_per_node "$gpus" \
     --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "$PORT" \
     "$ROOT/tools/$verb.py" "$config" "$@" --launcher pytorch

@@ -11,8 +11,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mmengine.config import DictAction  # noqa: E402
 
 import projects  # noqa: E402, F401  (compatibility lines first)
+from projects.common.engine.check import where_to_get  # noqa: E402
 from projects.common.engine.config import load_config  # noqa: E402
-from projects.common.engine.distributed import LAUNCHERS, leave_distributed  # noqa: E402
+from projects.common.engine.distributed import LAUNCHERS, leave_distributed, refuse  # noqa: E402
 from projects.common.engine.runner import build_runner, planned_run  # noqa: E402
 from projects.common.registry import ConfigError  # noqa: E402
 
@@ -73,7 +74,7 @@ def main() -> None:
             launcher=args.launcher,
         )
     except ConfigError as error:
-        sys.exit(f"{args.config}: {error}")
+        refuse(f"{args.config}: {error}{where_to_get(error)}")
     runner.train()
     leave_distributed()
 

@@ -21,6 +21,8 @@ from torch import nn
 
 from projects.common.partition import cut
 
+ABSENT = "does not exist"
+
 
 class ConfigError(ValueError):
     """Mistakes in a config, found before anything was built."""
@@ -113,9 +115,25 @@ def key_mistakes(
 
 def raise_mistakes(found: list[str]) -> None:
     """Raise one :class:`ConfigError` (a ValueError) that lists all mistakes, if there are any."""
+    found = _files_once(found)
     if found:
         count = "1 mistake" if len(found) == 1 else f"{len(found)} mistakes"
         raise ConfigError("\n  ".join([f"the config has {count}:", *found]))
+
+
+def _files_once(found: list[str]) -> list[str]:
+    """A file that many keys name, and that is not there, is one mistake."""
+    keys: dict[str, list[str]] = {}
+    for mistake in found:
+        key, _, text = mistake.partition(": ")
+        keys.setdefault(text if text.endswith(ABSENT) else mistake, []).append(key)
+    further = {text: len(named) - 1 for text, named in keys.items() if text.endswith(ABSENT)}
+    return [
+        f"{named[0]}{f' and {further[text]} more' if further[text] else ''}: {text}"
+        if text in further
+        else text
+        for text, named in keys.items()
+    ]
 
 
 def _registered(name: str) -> Any:
@@ -198,7 +216,7 @@ def _file_mistakes(parameter: inspect.Parameter, value: Any, given: Mapping, whe
     if isinstance(given.get("data_root"), (str, os.PathLike)):
         candidates.append(Path(given["data_root"]) / value)
     if not any(path.exists() for path in candidates):
-        yield f"{where}: {candidates[-1]} does not exist"
+        yield f"{where}: {candidates[-1]} {ABSENT}"
 
 
 def _join(where: str, key: Any) -> str:

@@ -101,6 +101,18 @@ def test_all_mistakes_at_once(tmp_path):
     ]
 
 
+def test_a_file_that_many_keys_name_is_one_mistake():
+    read = dict(type=reader, data_root="here", ann_file="gone.json")
+    with pytest.raises(registry.ConfigError) as raised:
+        registry.check(dict(a=read, b=[read, dict(read, out="new.txt")]))
+    lines = str(raised.value).splitlines()
+    assert lines == [
+        "the config has 2 mistakes:",
+        "  a.ann_file and 2 more: here/gone.json does not exist",
+        "  b[1].out: reader has no such key",
+    ]
+
+
 def test_files_of_a_list_are_looked_for(tmp_path):
     def lists(*, exclude: str | Path | list[Path] | None = None): ...
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -63,6 +64,28 @@ def test_dist_sh_killed_and_resumed(tmp_path):
     assert undisturbed.exit_codes == [0, 0], undisturbed.output
     assert losses(work_dir) == losses(reference)
     assert (work_dir / "iter_120.pth" / "zero").is_dir()
+
+
+def test_a_mistake_is_said_once_for_all_processes(tmp_path):
+    log = tmp_path / "log.txt"
+    wrong = ["--cfg-options", "model.widht=8"]
+    command = ["train", CONFIG, "3", "--work-dir", str(tmp_path / "run"), *wrong]
+    assert start("dist.sh", *command, log=log).wait(timeout=900) == 1
+    said = log.read_text()
+    assert said.count("model.widht: DummyModel has no such key, did you mean 'width'?") == 1
+    assert said.splitlines()[-1].startswith("rank 0 ended first, with exit code 1: ")
+    assert "Traceback" not in said
+
+
+def test_a_process_that_is_killed_is_named(tmp_path):
+    command = [sys.executable, "tools/launch.py", "--nproc_per_node", "2", "--master_port", "0"]
+    script = tmp_path / "die.py"
+    script.write_text(
+        "import os, time\nif os.environ['RANK'] == '1': os.kill(os.getpid(), 9)\ntime.sleep(60)\n"
+    )
+    done = subprocess.run([*command, script], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert "rank 1 ended first, by SIGKILL, as the system does" in done.stderr
 
 
 def test_debug_sh_is_one_plain_process(tmp_path):

@@ -13,7 +13,7 @@ from mmengine.optim import OptimWrapper
 from torch import nn
 
 from projects.common import registry
-from projects.common.engine.check import check_config
+from projects.common.engine.check import check_config, where_to_get
 from projects.common.engine.config import load_config, plain
 from projects.common.registry import ConfigError
 from projects.sam2_video.losses import Step
@@ -69,6 +69,7 @@ def test_nothing_but_files_may_be_missing(name, tmp_path, monkeypatch):
     assert lines and all(line.endswith("does not exist") for line in lines), lines
     weights = [line for line in lines if "pretrained_models/" in line]
     assert len(weights) == (name != TOY)
+    assert "bash run.sh data" in where_to_get(raised.value)
     assert all(f"{tmp_path}/nowhere" in line for line in lines if line not in weights)
 
 

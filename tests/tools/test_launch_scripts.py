@@ -55,8 +55,8 @@ def test_several_nodes_reach_torchrun(stand_ins):
     done, called = run(stand_ins, *command, **nodes, VIRTUAL_ENV="active")
     assert done.returncode == 0, done.stderr
     (words,) = called
-    assert words[:3] == ["python", "-m", "torch.distributed.run"]
-    pairs = dict(zip(words[3:13:2], words[4:13:2], strict=True))
+    assert words[:2] == ["python", f"{ROOT}/tools/launch.py"]
+    pairs = dict(zip(words[2:12:2], words[3:12:2], strict=True))
     assert pairs == {
         "--nnodes": "4",
         "--node_rank": "2",
@@ -65,7 +65,7 @@ def test_several_nodes_reach_torchrun(stand_ins):
         "--master_port": "4321",
     }
     tail = ["--deepspeed", "deepspeed_zero2", "--work-dir", "a b", "--launcher", "pytorch"]
-    assert words[13:] == [f"{ROOT}/tools/train.py", CONFIG, *tail]
+    assert words[12:] == [f"{ROOT}/tools/train.py", CONFIG, *tail]
 
 
 @pytest.mark.parametrize("given", [{}, {"NODE_RANK": "1"}, {"MASTER_ADDR": "node0"}])

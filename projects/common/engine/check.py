@@ -98,6 +98,13 @@ def check_model(tree: dict[str, Any]) -> None:
     check_config({"model": tree["model"]} if "model" in tree else {}, train=False)
 
 
+def where_to_get(error: registry.ConfigError) -> str:
+    """What helps against mistakes that are files which are not there; empty where none is."""
+    if registry.ABSENT not in str(error):
+        return ""
+    return "\nwhere to get it: `bash run.sh data` lists data, pretrained_models/README.md weights"
+
+
 def check_build(tree: dict[str, Any]) -> TrainableModel | None:
     """Build the model without its weights, where it can be, before any data is read.
 

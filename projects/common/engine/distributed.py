@@ -9,12 +9,16 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
+import time
 from datetime import timedelta
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
 
 LAUNCHERS = ("none", "pytorch", "slurm")
+_LAST_WORD = 20.0  # seconds that a launcher has to end a process
 
 
 def infer_launcher() -> str:
@@ -59,6 +63,17 @@ def leave_distributed() -> None:
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+
+
+def refuse(message: str) -> NoReturn:
+    """End the command of a user who made a mistake, which all processes of a machine have found.
+
+    The first of them says it, and its launcher ends the others; one that nobody has ended by then
+    is alone with its mistake, and says it too.
+    """
+    first = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
+    time.sleep(0 if first else _LAST_WORD)
+    sys.exit(message)
 
 
 def get_rank() -> int:
