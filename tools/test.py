@@ -50,7 +50,7 @@ def main() -> None:
             launcher=args.launcher,
             ema=args.ema,
         )
-    except ConfigError as error:
+    except (ConfigError, FileNotFoundError) as error:
         refuse(f"{args.config}: {error}{where_to_get(error)}")
     leave_distributed()
 

@@ -73,7 +73,7 @@ def main() -> None:
             deepspeed=args.deepspeed,
             launcher=args.launcher,
         )
-    except ConfigError as error:
+    except (ConfigError, FileNotFoundError) as error:
         refuse(f"{args.config}: {error}{where_to_get(error)}")
     runner.train()
     leave_distributed()

@@ -77,6 +77,21 @@ def test_a_mistake_is_said_once_for_all_processes(tmp_path):
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("nowhere.py",), "config nowhere.py does not exist"),
+        ((CONFIG, "--resume", "iter_4.pth"), "iter_4.pth has no state.json: --resume needs"),
+        ((CONFIG, "--load-from", "nowhere"), "nowhere does not exist: give a checkpoint folder"),
+    ],
+)
+def test_what_is_not_there_is_told_without_a_traceback(arguments, told, tmp_path):
+    log = tmp_path / "log.txt"
+    process = start("debug.sh", "train", *arguments, "--work-dir", str(tmp_path / "run"), log=log)
+    assert process.wait(timeout=900) == 1
+    assert told in log.read_text() and "Traceback" not in log.read_text()
+
+
 def test_a_process_that_is_killed_is_named(tmp_path):
     command = [sys.executable, "tools/launch.py", "--nproc_per_node", "2", "--master_port", "0"]
     script = tmp_path / "die.py"
