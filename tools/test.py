@@ -50,8 +50,10 @@ def main() -> None:
             launcher=args.launcher,
             ema=args.ema,
         )
-    except (ConfigError, FileNotFoundError) as error:
+    except ConfigError as error:
         refuse(f"{args.config}: {error}{where_to_get(error)}")
+    except FileNotFoundError as error:
+        refuse(str(error))
     leave_distributed()
 
 

@@ -73,8 +73,10 @@ def main() -> None:
             deepspeed=args.deepspeed,
             launcher=args.launcher,
         )
-    except (ConfigError, FileNotFoundError) as error:
+    except ConfigError as error:
         refuse(f"{args.config}: {error}{where_to_get(error)}")
+    except FileNotFoundError as error:
+        refuse(str(error))
     runner.train()
     leave_distributed()
 

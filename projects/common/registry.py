@@ -126,14 +126,15 @@ def _files_once(found: list[str]) -> list[str]:
     keys: dict[str, list[str]] = {}
     for mistake in found:
         key, _, text = mistake.partition(": ")
-        keys.setdefault(text if text.endswith(ABSENT) else mistake, []).append(key)
-    further = {text: len(named) - 1 for text, named in keys.items() if text.endswith(ABSENT)}
-    return [
-        f"{named[0]}{f' and {further[text]} more' if further[text] else ''}: {text}"
-        if text in further
-        else text
-        for text, named in keys.items()
-    ]
+        if text.endswith(ABSENT):
+            keys.setdefault(text, []).append(key)
+
+    def told(mistake: str) -> str:
+        text = mistake.partition(": ")[2]
+        named = keys.get(text, [])
+        return f"{named[0]} and {len(named) - 1} more: {text}" if len(named) > 1 else mistake
+
+    return list(dict.fromkeys(map(told, found)))
 
 
 def _registered(name: str) -> Any:

@@ -113,6 +113,13 @@ def test_a_file_that_many_keys_name_is_one_mistake():
     ]
 
 
+def test_mistakes_that_are_alike_in_other_ways_are_all_told():
+    found = ["a: missing", "b: missing", "everything does not exist", "c: x does not exist"]
+    with pytest.raises(registry.ConfigError) as raised:
+        registry.raise_mistakes(found)
+    assert str(raised.value).split("\n  ") == ["the config has 4 mistakes:", *found]
+
+
 def test_files_of_a_list_are_looked_for(tmp_path):
     def lists(*, exclude: str | Path | list[Path] | None = None): ...
 

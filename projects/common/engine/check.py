@@ -98,7 +98,7 @@ def check_model(tree: dict[str, Any]) -> None:
     check_config({"model": tree["model"]} if "model" in tree else {}, train=False)
 
 
-def where_to_get(error: Exception) -> str:
+def where_to_get(error: registry.ConfigError) -> str:
     """What helps against mistakes that are files which are not there; empty where none is."""
     if registry.ABSENT not in str(error):
         return ""
