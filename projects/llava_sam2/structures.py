@@ -12,6 +12,7 @@ What the language model sees is pixels (tiles) or features of frames, never both
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -22,6 +23,18 @@ from torch import Tensor
 from projects.common.reading import SampleEvent
 
 IGNORE_INDEX = -100  # a label that is not supervised
+
+
+def square_side(tokens: int) -> int:
+    """Side of the square grid of a tile's visual tokens.
+
+    Raises:
+        ValueError: they make no square.
+    """
+    side = math.isqrt(tokens)
+    if side * side != tokens:
+        raise ValueError(f"{tokens} visual tokens a tile do not make a square")
+    return side
 
 
 @dataclass

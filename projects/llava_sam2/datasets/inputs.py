@@ -23,9 +23,9 @@ from projects.llava_sam2.datasets.pointing import (
     check_masks,
     check_overview,
     cover_grid,
-    token_grid,
     with_regions,
 )
+from projects.llava_sam2.structures import square_side
 
 Turn = tuple[str, str]  # question, answer
 
@@ -186,7 +186,7 @@ class GroundingInputs:
         return self._grid(*self.tiles.overview(height, width))
 
     def _grid(self, height: int, width: int) -> tuple[int, int]:
-        side = token_grid(self.tokens_per_tile)
+        side = square_side(self.tokens_per_tile)
         return height * side // self.tiles.size, width * side // self.tiles.size
 
     def _encode(

@@ -11,7 +11,6 @@ Training and inference both come here through ``GroundingInputs``.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -72,15 +71,3 @@ def cover_grid(masks: np.ndarray, grid: int | tuple[int, int]) -> Tensor:
     share = F.adaptive_avg_pool2d(regions[between], size)
     cells[between] = share == share.amax((1, 2), keepdim=True)
     return cells
-
-
-def token_grid(tokens: int) -> int:
-    """Side of the square grid of a tile's visual tokens.
-
-    Raises:
-        ValueError: they form no square.
-    """
-    side = math.isqrt(tokens)
-    if side * side != tokens:
-        raise ValueError(f"{tokens} visual tokens a tile are no square grid; regions need one")
-    return side

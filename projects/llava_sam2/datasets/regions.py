@@ -11,10 +11,10 @@ from projects.common.packed import packed
 from projects.common.samplers import Draw
 from projects.llava_sam2.datasets.grounding import picture_size
 from projects.llava_sam2.datasets.inputs import GroundingInputs, Turn
-from projects.llava_sam2.datasets.pointing import check_overview, token_grid
+from projects.llava_sam2.datasets.pointing import check_overview
 from projects.llava_sam2.datasets.rows import Row
 from projects.llava_sam2.datasets.templates import REGION_QUESTIONS
-from projects.llava_sam2.structures import GroundingSample
+from projects.llava_sam2.structures import GroundingSample, square_side
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class RegionDataset:
         if wrong or not questions:
             raise ValueError(f"region questions hold {{region}}: {wrong or 'there are none'}")
         check_overview(inputs.tiles)
-        token_grid(inputs.tokens_per_tile)
+        square_side(inputs.tokens_per_tile)
         self.rows = packed(rows)
         self.inputs = inputs
         self.questions = questions

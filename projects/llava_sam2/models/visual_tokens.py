@@ -9,12 +9,13 @@ their width, R regions of one sample.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from projects.llava_sam2.structures import square_side
 
 Grid = tuple[int, int]  # rows and columns of the visual tokens of a tile
 
@@ -143,21 +144,9 @@ def check_regions(places: Tensor, tokens: Sequence[Tensor]) -> None:
             )
 
 
-def grid_side(tokens: int) -> int:
-    """Side of the square of so many tokens.
-
-    Raises:
-        ValueError: they make no square.
-    """
-    side = math.isqrt(tokens)
-    if side * side != tokens:
-        raise ValueError(f"{tokens} visual tokens a tile do not make a square")
-    return side
-
-
 def square_grids(number: int, tokens: int) -> list[Grid]:
     """Grids of so many square tiles of so many tokens."""
-    side = grid_side(tokens)
+    side = square_side(tokens)
     return [(side, side)] * number
 
 

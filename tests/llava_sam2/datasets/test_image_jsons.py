@@ -14,9 +14,10 @@ from projects.llava_sam2.datasets.grounded_captions import GroundedCaptionDatase
 from projects.llava_sam2.datasets.native import NativeResolution
 from projects.llava_sam2.datasets.osprey import osprey_rows
 from projects.llava_sam2.datasets.pixels import DynamicTiles, SingleTile, resize_masks
-from projects.llava_sam2.datasets.pointing import cover_grid, token_grid, with_regions
+from projects.llava_sam2.datasets.pointing import cover_grid, with_regions
 from projects.llava_sam2.datasets.regions import RegionDataset
 from projects.llava_sam2.datasets.sa2va_json import sa2va_rows
+from projects.llava_sam2.structures import square_side
 from tests.llava_sam2.datasets.tiny import HEIGHT, LEFT, RIGHT, WIDTH, block, rle, save_jpeg
 from tests.llava_sam2.datasets.tiny import tiny_inputs as make_inputs
 from tests.llava_sam2.datasets.tiny_images import POLYGON, write_json
@@ -384,6 +385,6 @@ def test_cells_of_a_grid_are_the_first_pixels_of_a_mask():
     between[0, 5:, 10:] = True  # the cells begin at rows 0, 2, 4 and columns 0, 4, 8
     between[1, 3, 5] = True  # a single pixel still has its cell
     assert [cells.nonzero().tolist() for cells in cover_grid(between, 3)] == [[[2, 2]], [[1, 1]]]
-    assert token_grid(256) == 16
-    with pytest.raises(ValueError, match="no square grid"):
-        token_grid(20)
+    assert square_side(256) == 16
+    with pytest.raises(ValueError, match="20 visual tokens a tile do not make a square"):
+        square_side(20)
